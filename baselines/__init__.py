@@ -1,0 +1,1 @@
+"""The baselines; imported as `w2svd_bench.baselines`."""

@@ -1,0 +1,1 @@
+"""DMD: distribution matching distillation."""

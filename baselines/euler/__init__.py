@@ -1,0 +1,1 @@
+"""Euler: the teacher itself with few steps, untrained."""

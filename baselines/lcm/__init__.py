@@ -1,0 +1,1 @@
+"""LCM: latent consistency distillation."""

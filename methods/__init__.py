@@ -1,0 +1,1 @@
+"""The methods under study; imported as `w2svd_bench.methods`."""

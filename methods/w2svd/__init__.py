@@ -1,0 +1,1 @@
+"""W2SVD: weak-to-strong video distillation."""

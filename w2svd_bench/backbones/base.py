@@ -1,0 +1,145 @@
+"""Backbones: a HunyuanVideo pipeline directory, opened, with the three things a benchmark needs from it.
+
+Those are the transformer (as a `Network`), the text encoders (prompts to `Cond`) and the codec (clips to latents and
+back). Axes: B batch, F frames, H, W pixels; latents are (B, C, T, h, w).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoPipeline
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from w2svd_bench.backbones.mini_codec import MiniCodec
+from w2svd_bench.backbones.roles import Network
+from w2svd_bench.errors import BenchError
+from w2svd_bench.types import Cond
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+SHIPPED = {"mini": ASSETS / "mini"}
+SIDE_FILE = "w2svd_bench.json"
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a pipeline directory does not say about itself, from its side file ``w2svd_bench.json``.
+
+    Attributes:
+        backbone: its name in records.
+        task: ``t2v``.
+        height, width, num_frames, fps: of its clips.
+        shift: of the noise schedule; guidance: the embedded scale, the same for all roles.
+        prompt_template, max_sequence_length: as `HunyuanVideoPipeline.encode_prompt` takes them.
+        codec: a folder in the directory that holds a `MiniCodec`; None for a pipeline with a VAE of its own.
+    """
+
+    backbone: str
+    task: str
+    height: int
+    width: int
+    num_frames: int
+    fps: float
+    shift: float
+    guidance: float
+    max_sequence_length: int
+    prompt_template: dict[str, Any]
+    codec: str | None = None
+
+
+class Backbone:
+    """A loaded HunyuanVideo; open one with `Backbone.load`."""
+
+    def __init__(self, folder: Path, side: Side, pipeline: Any, codec: Any, device: str) -> None:
+        self.folder, self.side, self.device = folder, side, device
+        self.pipeline = pipeline
+        self.codec = codec.to(device).eval().requires_grad_(False)
+        self.latent_channels: int = pipeline.transformer.config.in_channels
+
+    @classmethod
+    def load(cls, source: str, device: str = "cpu") -> Backbone:
+        """Opens a shipped backbone by name (``mini``) or a pipeline directory; raises `BenchError` for anything else."""
+        folder = SHIPPED.get(source, Path(source))
+        for needed in ("model_index.json", SIDE_FILE):
+            if not (folder / needed).is_file():
+                raise BenchError(
+                    f"backbone {source!r} can't be opened",
+                    f"it is neither one of {sorted(SHIPPED)} nor a diffusers pipeline directory with a {needed}",
+                    "give the name of a shipped backbone or the path of such a directory",
+                )
+        side = Side(**json.loads((folder / SIDE_FILE).read_text()))
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+        vae = MiniCodec.from_pretrained(folder / side.codec) if side.codec else AutoencoderKLHunyuanVideo.from_pretrained(folder, subfolder="vae")
+        pipeline = HunyuanVideoPipeline.from_pretrained(folder, vae=vae)
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.to(device)
+        return cls(folder, side, pipeline, vae, device)
+
+    @property
+    def name(self) -> str:
+        return self.side.backbone
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """(C, T, h, w) of one clip's latents."""
+        codec, side = self.codec, self.side
+        spatial, temporal = codec.spatial_compression_ratio, codec.temporal_compression_ratio
+        return self.latent_channels, (side.num_frames - 1) // temporal + 1, side.height // spatial, side.width // spatial
+
+    @cached_property
+    def teacher_sha256(self) -> str:
+        """sha256 of the teacher's weight files."""
+        return _sha256(sorted((self.folder / "transformer").glob("*.safetensors")))
+
+    @cached_property
+    def latents_sha256(self) -> str:
+        """sha256 of whatever decides latents and conditioning: the codec, the text encoders, the tokenizers."""
+        parts = [self.side.codec or "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"]
+        return _sha256(sorted(f for part in parts for f in (self.folder / part).iterdir() if f.is_file()))
+
+    def network(self) -> Network:
+        """The teacher's network; roles may add adapters to it, so one `Backbone` serves one set of roles."""
+        return Network(self.pipeline.transformer.eval(), self.side.guidance)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Cond:
+        """Conditioning of the prompts, by the pipeline's own text path with the backbone's template."""
+        tokens, pooled, mask = self.pipeline.encode_prompt(
+            prompt=list(prompts),
+            prompt_template=self.side.prompt_template,
+            max_sequence_length=self.side.max_sequence_length,
+        )
+        dtype = self.pipeline.transformer.dtype
+        return Cond(tokens.to(dtype), mask.to(dtype), pooled.to(dtype))
+
+    @torch.no_grad()
+    def encode(self, frames_BFHWC: Tensor) -> Tensor:
+        """uint8 clips to scaled latents (B, C, T, h, w): the posterior's mode times the scaling factor."""
+        video = frames_BFHWC.to(self.device).permute(0, 4, 1, 2, 3).float().div(127.5).sub(1).contiguous()
+        latents: Tensor = self.codec.encode(video).latent_dist.mode()
+        return latents * self.codec.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents_BCTHW: Tensor) -> Tensor:
+        """Scaled latents to uint8 clips (B, F, H, W, 3) on the CPU."""
+        video = self.codec.decode(latents_BCTHW / self.codec.config.scaling_factor, return_dict=False)[0]
+        pixels = ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 4, 1).cpu().contiguous()
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""The model card of the miniature, written from its own files and the log of its building."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+
+KEPT = ("codec", "teacher iteration", "teacher:", "frame net", "clip net")
+
+
+def render(assets: Path, log: str) -> str:
+    """The card as Markdown: what the parts are, their sizes, and the log, thinned to one line in eight per stage."""
+    mini = assets / "mini"
+    side = json.loads((mini / "w2svd_bench.json").read_text())
+    rows = []
+    for name, what in (
+        ("transformer", "`HunyuanVideoTransformer3DModel`, the teacher (average of its training)"),
+        ("codec", "`MiniCodec`: linear causal encoder, small convolutional decoder"),
+        ("text_encoder", "`LlamaModel`, random and frozen"),
+        ("text_encoder_2", "`CLIPTextModel`, random and frozen"),
+    ):
+        files = sorted((mini / name).glob("*.safetensors"))
+        rows.append(f"| {name} | {what} | {_parameters(files):,} | {sum(f.stat().st_size for f in files) / 2**20:.2f} |")
+    for file in sorted((assets / "features").glob("*.safetensors")):
+        rows.append(
+            f"| features/{file.name} | feature net | {_parameters([file]):,} | {file.stat().st_size / 2**20:.2f} |"
+        )
+    table = "\n".join(rows)
+    lines = [line for line in log.splitlines() if line.startswith(KEPT)]
+    return TEMPLATE.format(table=table, side=json.dumps(side, indent=2), log="\n".join(_thin(lines)))
+
+
+def _parameters(files: list[Path]) -> int:
+    total = 0
+    for path in files:
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                count = 1
+                for size in file.get_slice(key).get_shape():
+                    count *= size
+                total += count
+    return total
+
+
+def _thin(lines: list[str]) -> list[str]:
+    """Every line that is not one of a series, and of each series every eighth and the last."""
+    kept = []
+    for index, line in enumerate(lines):
+        stage = line.split(" loss ")[0].rstrip("0123456789/ ")
+        following = lines[index + 1] if index + 1 < len(lines) else ""
+        last = not following.startswith(stage)
+        if " loss " not in line or last or index % 8 == 0:
+            kept.append(line)
+    return kept
+
+
+TEMPLATE = """# The miniature HunyuanVideo
+
+A whole HunyuanVideo pipeline in a few megabytes, for talking portraits of 48 x 48 pixels and 17 frames, so that the
+benchmark runs on any CPU in minutes. Every part is of the class that the 13B pipeline has, and is laid out as
+`save_pretrained` writes it:
+
+```python
+from diffusers import HunyuanVideoPipeline
+from w2svd_bench.backbones.mini_codec import MiniCodec
+
+pipeline = HunyuanVideoPipeline.from_pretrained(folder, vae=MiniCodec.from_pretrained(folder / "codec"))
+```
+
+| part | what it is | parameters | MiB |
+|---|---|---|---|
+{table}
+
+**Data.** Procedural portraits (`w2svd_bench/data/`): eight named attributes make the caption, and continuous jitter
+inside each of them makes the clips differ. Splits never share a clip: the codec and the teacher saw only `train`, the
+feature nets only `features`; prompts of an evaluation come from `test` (or `validation` for tuning), and its real
+clips from `reference`.
+
+**The codec is not a trained VAE.** Its encoder is a principal component analysis of 8 x 8 patches (frame 0) and
+4 x 8 x 8 patches (the rest): the compression, channels and causality of the real VAE, 8 x 8 x 4 to 16 channels, without
+its nonlinearity. Its decoder adds a learned correction that sees neighbouring latents, which removes the seams between
+patches. A real `AutoencoderKLHunyuanVideo` goes through the same interface and is tested there.
+
+**Text.** One token a caption phrase, eight a caption; the encoders are random and frozen, which is enough to tell
+phrases apart. A phrase that is not in the vocabulary means nothing to it. The 13B model's prompt template and its crop
+of 95 tokens do not belong here; these do:
+
+```json
+{side}
+```
+
+**What it can't tell you.** It is a small and easy problem: smooth, low-dimensional data, one teacher, short clips.
+Orderings of methods here need not hold for HunyuanVideo. `fid[mini]` and `fvd[mini]` compare with each other only.
+
+## Building it again
+
+`w2svd-bench build-mini --out build-mini` (about 1.7 hours on one CPU core; the same bytes twice on one machine), then
+copy `build-mini/assets` over `w2svd_bench/assets`. The log of the build that made these files, thinned; its seconds are
+of a machine that was busy with other work too:
+
+```
+{log}
+```
+"""

@@ -1,0 +1,74 @@
+"""The command line: `w2svd-bench`. Each command is a thin function that calls the harness; errors lose their traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from w2svd_bench import __version__
+from w2svd_bench.cli import boards, evaluating, plugins, reproducing, sampling, training
+from w2svd_bench.cli.arguments import spread
+from w2svd_bench.cli.progress import errors
+from w2svd_bench.errors import BenchError
+
+app = typer.Typer(
+    name="w2svd-bench",
+    help="A benchmark for few-step distillation of video diffusion models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+app.command("train")(training.train)
+app.command("eval")(evaluating.evaluate)
+app.command("leaderboard")(boards.leaderboard)
+app.command("sample")(sampling.sample)
+app.command("methods")(plugins.methods)
+app.command("new-method")(plugins.new_method)
+app.command("reproduce")(reproducing.reproduce)
+app.command("build-mini")(reproducing.build_mini)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"w2svd-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks of errors a user can mend."),
+) -> None:
+    if debug:
+        os.environ["W2SVD_BENCH_DEBUG"] = "1"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command line on the given arguments and returns its exit status."""
+    try:
+        status = typer.main.get_command(app).main(spread(arguments), prog_name="w2svd-bench", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except BenchError as error:
+        if os.environ.get("W2SVD_BENCH_DEBUG"):
+            raise
+        errors.print(f"[bold red]error:[/] {error.what}", highlight=False, soft_wrap=True)
+        errors.print(f"  [dim]why:[/]  {error.why}", highlight=False, soft_wrap=True)
+        errors.print(f"  [dim]cure:[/] {error.cure}", highlight=False, soft_wrap=True)
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        errors.print("interrupted; the same command goes on where it stopped", highlight=False)
+        return 130
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))

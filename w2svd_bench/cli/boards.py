@@ -1,0 +1,40 @@
+"""``w2svd-bench leaderboard``, and the table that other commands end with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from w2svd_bench.cli import options
+from w2svd_bench.cli.progress import console
+from w2svd_bench.errors import BenchError
+from w2svd_bench.leaderboard.board import Leaderboard
+from w2svd_bench.leaderboard.render import to_rich, write_leaderboard
+from w2svd_bench.record import read_records
+
+
+def leaderboard(
+    folder: Annotated[Path, typer.Argument(help="A folder of records.")] = Path("runs/mini/results"),
+    diagnostics: Annotated[bool, typer.Option("--diagnostics", help="Show why scores are what they are.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Render the records of a folder as leaderboard.csv, .md and .tex, and print the table. Starts without torch."""
+    show(folder, as_json, diagnostics)
+
+
+def show(folder: Path, as_json: bool = False, diagnostics: bool = False) -> None:
+    """Writes the three files beside the records and prints the table (or the CSV's rows as JSON)."""
+    records = read_records(folder)
+    if not records:
+        raise BenchError(f"{folder} holds no records", "nothing was evaluated there yet", "run: w2svd-bench eval --steps 1 4 28")
+    paths = write_leaderboard(records, folder)
+    board = Leaderboard.from_records(records)
+    if as_json:
+        print(json.dumps(json.loads(board.wide().to_json(orient="records")), indent=2))
+        return
+    for table in board.tables(diagnostics):
+        console.print(to_rich(table))
+    console.print("written: " + ", ".join(str(path) for path in paths), highlight=False, soft_wrap=True)

@@ -1,0 +1,73 @@
+"""Runs commands of this program side by side, one thread each, and shows how far they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from w2svd_bench.cli.progress import JSON_VARIABLE, Reporter
+from w2svd_bench.errors import BenchError
+
+
+@dataclass(frozen=True)
+class Job:
+    """Commands that follow one another; the first failure ends the job."""
+
+    name: str
+    commands: Sequence[Sequence[str]]
+
+
+def run_jobs(jobs: Sequence[Job], side_by_side: int) -> None:
+    """Runs all jobs; when one fails the others still finish what they are at, and then `BenchError` says which and why.
+
+    An interrupt reaches the children too (they share our terminal), and each leaves its last checkpoint.
+    """
+    lock = threading.Lock()
+    failures: list[tuple[str, str]] = []
+    with Reporter() as report, ThreadPoolExecutor(side_by_side) as pool:
+
+        def work(job: Job) -> None:
+            for command in job.commands:
+                problem = _run(command, report, lock, job.name)
+                if problem is not None:
+                    failures.append((f"{job.name}: w2svd-bench {' '.join(command)}", problem))
+                    return
+
+        for future in [pool.submit(work, job) for job in jobs]:
+            future.result()
+    if failures:
+        raise BenchError(
+            f"{len(failures)} of {len(jobs)} jobs failed",
+            "; ".join(f"{name}: {problem}" for name, problem in failures),
+            "mend the cause and repeat the command: what is finished is kept",
+        )
+
+
+def _run(command: Sequence[str], report: Reporter, lock: threading.Lock, job: str) -> str | None:
+    """One command in a process of its own; returns None, or the last lines of what it complained about."""
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, JSON_VARIABLE: "json"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "w2svd_bench", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    complaints: list[str] = []
+    assert process.stdout is not None and process.stderr is not None
+    listener = threading.Thread(target=lambda stream: complaints.extend(stream), args=(process.stderr,))
+    listener.start()
+    for line in process.stdout:
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        name = event["task"] if job.split(" ")[0] in event["task"] else f"{job}: {event['task']}"
+        with lock:
+            report(name, event["done"], event["total"], event["note"])
+    listener.join()
+    if process.wait() != 0:
+        return " ".join(" ".join(complaints).split())[-600:] or f"exit status {process.returncode}"
+    return None

@@ -1,0 +1,52 @@
+"""Options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from w2svd_bench.errors import BenchError
+from w2svd_bench.registry import METHODS
+
+Backbone = Annotated[str, typer.Option("--backbone", help="mini, or a HunyuanVideo pipeline directory.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder of runs and results.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Plugin = Annotated[Path | None, typer.Option("--plugin", help="A Python file with a method of your own.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and do nothing.")]
+Steps = Annotated[list[str] | None, typer.Option("--steps", help="Numbers of sampling steps: --steps 1 4 28.")]
+Clips = Annotated[int, typer.Option("--clips", min=2, help="Prompts of the evaluation set.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+RUNS = Path("runs")
+DEFAULT_STEPS = [1, 4, 28]
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` is the GPU where there is one; anything else has to exist."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise BenchError(f"unknown device {device!r}", "it is none of auto, cpu, cuda, cuda:N", "use --device auto")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise BenchError(f"device {device!r} is not there", "torch sees no CUDA GPU on this machine", "use --device cpu")
+    return device
+
+
+def load_plugin(path: Path | None) -> list[str]:
+    """Registers the methods of ``--plugin``; returns their names."""
+    return METHODS.load_file(path) if path is not None else []
+
+
+def use_one_thread(device: str) -> None:
+    """One thread a process on a CPU, unless told otherwise: for these sizes a second one makes it slower."""
+    import os
+
+    import torch
+
+    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)

@@ -1,0 +1,57 @@
+"""Progress of long work: bars on a terminal, one status line per interval elsewhere, JSON lines for a parent process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+JSON_VARIABLE = "W2SVD_BENCH_PROGRESS"
+INTERVAL_SECONDS = 10.0
+
+console = Console()
+errors = Console(stderr=True)
+
+
+class Reporter:
+    """Shows how far named tasks have come; use as a context manager."""
+
+    def __init__(self) -> None:
+        self._json = os.environ.get(JSON_VARIABLE) == "json"
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._last: dict[str, float] = {}
+        if not self._json and console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+            self._bars = Progress(*columns, console=console)
+
+    def __enter__(self) -> Reporter:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, task: str, done: int, total: int, note: str = "") -> None:
+        """Says that ``done`` of ``total`` parts of a task are finished."""
+        if self._json:
+            print(json.dumps({"task": task, "done": done, "total": total, "note": note}), flush=True)
+        elif self._bars:
+            if task not in self._tasks:
+                self._tasks[task] = self._bars.add_task(task, total=total, note=note)
+            self._bars.update(self._tasks[task], completed=done, total=total, note=note)
+        elif done >= total or time.monotonic() - self._last.get(task, 0.0) >= INTERVAL_SECONDS:
+            self._last[task] = time.monotonic()
+            print(f"{task}: {done}/{total} {note}".rstrip(), file=sys.stdout, flush=True)
+
+
+def quiet() -> bool:
+    """Whether a parent process reads our output, so that tables and greetings are left out."""
+    return os.environ.get(JSON_VARIABLE) == "json"

@@ -1,0 +1,1 @@
+"""Evaluation: cells and their grid; sample, then score, leave a record."""

@@ -1,0 +1,113 @@
+"""From records to a leaderboard: the same records give the same one, in whatever order they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from w2svd_bench.errors import BenchError, unknown_name
+from w2svd_bench.leaderboard.rows import Row, ordered, refuse_duplicates, refuse_mixtures, rows_of
+from w2svd_bench.leaderboard.table import Table, build
+from w2svd_bench.record import Record, Score
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CELL_COLUMNS = ("backbone", "method", "label", "steps", "nfe", "seed", "num_clips")
+_COST_COLUMNS = (
+    "sample_seconds_per_clip",
+    "training_iterations",
+    "generator_updates",
+    "network_evaluations",
+    "training_seconds",
+    "peak_memory_bytes",
+    "checkpoint_sha256",
+)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Records that may be compared, and their means over seeds. Build it with `from_records`, which checks them."""
+
+    records: tuple[Record, ...]
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def from_records(cls, records: Iterable[Record]) -> Leaderboard:
+        """Groups records by (backbone, label, steps) and averages over seeds.
+
+        Raises:
+            BenchError: there are none; a cell is there twice; or records differ in something that makes their scores
+                not comparable, which the error names together with two of the files.
+        """
+        known = ordered(list(records))
+        if not known:
+            raise BenchError("there is no leaderboard to show", "no records were found", "run `w2svd-bench eval` first")
+        refuse_duplicates(known)
+        refuse_mixtures(known)
+        return cls(tuple(known), tuple(rows_of(known)))
+
+    @property
+    def backbones(self) -> list[str]:
+        return sorted({row.backbone for row in self.rows})
+
+    def wide(self) -> pd.DataFrame:
+        """One line a record, with every number in full; a score that could not be had is missing (NaN)."""
+        import pandas as pd
+
+        metrics = sorted({name for one in self.records for name in one.metrics})
+        diagnostics = sorted({name for one in self.records for name in one.diagnostics})
+        scores = [column for name in metrics for column in (name, f"{name} se")]
+        columns = [*_CELL_COLUMNS, *scores, *diagnostics, *_COST_COLUMNS]
+        twice = sorted({name for name in columns if columns.count(name) > 1})
+        if twice:
+            why = f"two of its columns would be called {' and '.join(map(repr, twice))}"
+            raise BenchError("the wide table can't be made", why, "rename the metric or diagnostic")
+        return pd.DataFrame([_line(one) for one in self.records], columns=columns)
+
+    def table(self, backbone: str | None = None, diagnostics: bool = False) -> Table:
+        """The table of one backbone, which may be left out when there is only one.
+
+        Raises:
+            BenchError: there is no such backbone, or none was named and there are several.
+        """
+        if backbone is None and len(self.backbones) > 1:
+            known = ", ".join(self.backbones)
+            raise BenchError("one table holds one backbone", f"the records are of several: {known}", "name one of them")
+        chosen = self.backbones[0] if backbone is None else backbone
+        if chosen not in self.backbones:
+            raise unknown_name("backbone", chosen, self.backbones)
+        ours = [one for one in self.records if one.cell.backbone == chosen]
+        directions = {name: score.direction for one in ours for name, score in one.metrics.items()}
+        rows = [row for row in self.rows if row.backbone == chosen]
+        return build(rows, dict(sorted(directions.items())), ours[0].eval_set, diagnostics)
+
+    def tables(self, diagnostics: bool = False) -> list[Table]:
+        """One table for each backbone."""
+        return [self.table(backbone, diagnostics) for backbone in self.backbones]
+
+
+def _line(one: Record) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "backbone": one.cell.backbone,
+        "method": one.cell.method,
+        "label": one.cell.label,
+        "steps": one.cell.steps,
+        "nfe": one.sampling.nfe,
+        "seed": one.cell.seed,
+        "num_clips": one.eval_set.num_clips,
+    }
+    for name, score in one.metrics.items():
+        if isinstance(score, Score):
+            line |= {name: score.value, f"{name} se": score.se}
+    return line | {
+        **one.diagnostics,
+        "sample_seconds_per_clip": one.timing.sample_seconds_per_clip,
+        "training_iterations": one.training.iterations,
+        "generator_updates": one.training.updates.get("generator", 0),
+        "network_evaluations": one.training.network_evaluations,
+        "training_seconds": one.training.seconds,
+        "peak_memory_bytes": one.training.peak_memory_bytes,
+        "checkpoint_sha256": one.cell.checkpoint_sha256,
+    }

@@ -1,0 +1,174 @@
+"""The rows of a leaderboard: which records may be compared, and their means over seeds."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from w2svd_bench.errors import BenchError
+from w2svd_bench.record import Record, Score, SkippedScore
+
+# Records of real clips against the reference clips: the noise floor, shown on top and never best.
+REFERENCE_METHOD = "real"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A score over seeds: with two seeds or more the interval is their SD, with one the score's standard error."""
+
+    value: float
+    interval: float
+    num_seeds: int
+    num_clips: tuple[int, ...]  # clips of a seed; more than one entry where the seeds differ
+
+
+@dataclass(frozen=True)
+class Row:
+    """One (backbone, label, steps): means over its seeds. A score that could not be had is the reason, as text."""
+
+    backbone: str
+    method: str
+    label: str
+    steps: int
+    nfe: int
+    num_clips: int
+    seeds: tuple[int, ...]
+    scores: Mapping[str, Mean | str]
+    diagnostics: Mapping[str, float]
+    sample_seconds_per_clip: float
+    generator_updates: float
+    network_evaluations: float
+    training_seconds: float
+
+    @property
+    def is_reference(self) -> bool:
+        return self.method == REFERENCE_METHOD
+
+
+def ordered(records: Sequence[Record]) -> list[Record]:
+    """Records by backbone; within one, the noise floor first, then labels by what their training cost, then steps."""
+    # A label's cost is that of its dearest record, so that its rows stay together.
+    costs: dict[tuple[str, str], int] = {}
+    for one in records:
+        key = (one.cell.backbone, one.cell.label)
+        costs[key] = max(costs.get(key, 0), one.training.network_evaluations)
+
+    def place(one: Record) -> tuple[Any, ...]:
+        cell = one.cell
+        cost = costs[cell.backbone, cell.label]
+        return cell.backbone, cell.method != REFERENCE_METHOD, cost, cell.label, cell.steps, cell.seed, cell.id
+
+    return sorted(records, key=place)
+
+
+def refuse_duplicates(records: Sequence[Record]) -> None:
+    """Raises BenchError where two records are of the same backbone, label, steps and seed, naming their files."""
+    found: dict[tuple[str, str, int, int], Record] = {}
+    for one in records:
+        cell = one.cell
+        other = found.setdefault((cell.backbone, cell.label, cell.steps, cell.seed), one)
+        if other is not one:
+            raise BenchError(
+                f"there are two records of {cell.label!r} on {cell.backbone!r} at steps {cell.steps}, seed {cell.seed}",
+                f"{other.file_name} and {one.file_name}",
+                "keep one of them, or give one of the runs another label",
+            )
+
+
+def refuse_mixtures(records: Sequence[Record]) -> None:
+    """Raises BenchError where records of one backbone can't be compared, or those of one row not be averaged.
+
+    All must have the same eval set and, metric by metric, the same version, direction, identity and weights. Those of
+    one label must have the same method and config, and at the same steps the same sampling; the seed of the noise may
+    differ.
+    """
+    seen: dict[tuple[Any, ...], tuple[Record, dict[str, Any]]] = {}
+
+    def agree(key: tuple[Any, ...], one: Record, fields: dict[str, Any]) -> None:
+        first, known = seen.setdefault(key, (one, fields))
+        differing = sorted(path for path in known.keys() | fields.keys() if known.get(path) != fields.get(path))
+        if differing:
+            why = "; ".join(f"{path} is {known.get(path)!r} and {fields.get(path)!r}" for path in differing)
+            raise BenchError(
+                f"records of backbone {one.cell.backbone!r} can't stand in one table",
+                f"{first.file_name} and {one.file_name} differ: {why}",
+                "evaluate them again in the same way, or keep them in separate folders",
+            )
+
+    for one in records:
+        cell = one.cell
+        agree((cell.backbone,), one, _flat(one.eval_set.model_dump(), "eval_set"))
+        for name, score in one.metrics.items():
+            path = f"metrics.{name}"
+            shared = score.model_dump(include={"version", "direction"})
+            agree((cell.backbone, "metric", name), one, _flat(shared, path))
+            if isinstance(score, Score):  # what was skipped was measured by nothing
+                measured_by = score.model_dump(include={"id", "weights_sha256"})
+                agree((cell.backbone, "measured by", name), one, _flat(measured_by, path))
+        # The values that a recipe expects say nothing about how a model was trained.
+        config = {key: value for key, value in one.config.items() if key != "expected"}
+        trained = {"cell.method": cell.method, **_flat(config, "config")}
+        agree((cell.backbone, "label", cell.label), one, trained)
+        sampling = one.sampling.model_dump(exclude={"noise_seed"})
+        agree((cell.backbone, "sampling", cell.label, cell.steps), one, _flat(sampling, "sampling"))
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """One row for each (backbone, label, steps) of records that are ordered and comparable."""
+    metrics: dict[str, set[str]] = {}
+    for one in records:
+        metrics.setdefault(one.cell.backbone, set()).update(one.metrics)
+    groups = itertools.groupby(records, key=lambda one: (one.cell.backbone, one.cell.label, one.cell.steps))
+    return [_row(list(group), sorted(metrics[backbone])) for (backbone, _, _), group in groups]
+
+
+def _row(records: Sequence[Record], metrics: Sequence[str]) -> Row:
+    first = records[0]
+    diagnostics = sorted(set.intersection(*(set(one.diagnostics) for one in records)))
+    return Row(
+        backbone=first.cell.backbone,
+        method=first.cell.method,
+        label=first.cell.label,
+        steps=first.cell.steps,
+        nfe=first.sampling.nfe,
+        num_clips=first.eval_set.num_clips,
+        seeds=tuple(one.cell.seed for one in records),
+        scores={name: _mean(name, records) for name in metrics},
+        diagnostics={name: statistics.fmean(one.diagnostics[name] for one in records) for name in diagnostics},
+        sample_seconds_per_clip=statistics.fmean(one.timing.sample_seconds_per_clip for one in records),
+        generator_updates=statistics.fmean(one.training.updates.get("generator", 0) for one in records),
+        network_evaluations=statistics.fmean(one.training.network_evaluations for one in records),
+        training_seconds=statistics.fmean(one.training.seconds for one in records),
+    )
+
+
+def _mean(name: str, records: Sequence[Record]) -> Mean | str:
+    """A metric's mean over seeds; a reason where any seed lacks it: a mean over fewer would be another number."""
+    scores: list[Score] = []
+    reasons: dict[str, list[int]] = {}
+    for one in records:
+        score = one.metrics.get(name)
+        if isinstance(score, Score):
+            scores.append(score)
+        else:
+            reason = score.skipped if isinstance(score, SkippedScore) else "not measured"
+            reasons.setdefault(reason, []).append(one.cell.seed)
+    if reasons:
+        parts = (
+            reason if len(seeds) == len(records) else f"{reason} (seed {', '.join(map(str, seeds))})"
+            for reason, seeds in reasons.items()
+        )
+        return "; ".join(parts)
+    values = [score.value for score in scores]
+    interval = statistics.stdev(values) if len(values) > 1 else scores[0].se
+    return Mean(statistics.fmean(values), interval, len(values), tuple(sorted({score.n for score in scores})))
+
+
+def _flat(value: Any, path: str) -> dict[str, Any]:
+    """A nested mapping as {"config.settings.alpha": 0.5}, so that an error can name the one key that differs."""
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {name: leaf for key, part in value.items() for name, leaf in _flat(part, f"{path}.{key}").items()}

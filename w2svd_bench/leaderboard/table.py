@@ -1,0 +1,139 @@
+"""The rows of one backbone as a table that is ready to be typeset: rounded, ranked, with footnotes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from w2svd_bench.leaderboard.rows import Mean, Row
+from w2svd_bench.record import Direction, EvalSet
+
+DASH = "—"
+_COSTS = ("seconds a clip", "generator updates", "network evaluations", "training seconds")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's title, which way its numbers are better ("" for neither), and whether it holds words."""
+
+    title: str
+    direction: Literal["up", "down", ""] = ""
+    is_text: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands in a row and column: a number or word, its interval, its mark and the footnote it points to."""
+
+    text: str
+    interval: str = ""
+    mark: Literal["best", "second", ""] = ""
+    note: int | None = None  # counted from 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """A leaderboard of one backbone; the first ``num_reference`` rows are the noise floor."""
+
+    backbone: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    num_reference: int
+    notes: tuple[str, ...]
+
+
+def build(rows: Sequence[Row], directions: Mapping[str, Direction], eval_set: EvalSet, diagnostics: bool) -> Table:
+    """The table of the rows of one backbone.
+
+    Args:
+        rows: in the order in which they are shown, the noise floor first.
+        directions: which way each metric is better; its keys are the metrics that are shown.
+        eval_set: the one that all rows were measured on.
+        diagnostics: whether to show the diagnostics as well.
+    """
+    shown = sorted({name for row in rows for name in row.diagnostics}) if diagnostics else []
+    scores = {name: _scores(rows, name, direction) for name, direction in directions.items()}
+    notes: list[str] = []
+    lines = []
+    for i, row in enumerate(rows):
+        line = [Entry(row.label), *_unless(row.is_reference, str(row.steps), str(row.nfe))]
+        for name in directions:
+            entry, reason = scores[name][i], _remark(row, name)
+            if reason and reason not in notes:
+                notes.append(reason)
+            line.append(replace(entry, note=notes.index(reason) + 1) if reason else entry)
+        line += [Entry(number(row.diagnostics[name]) if name in row.diagnostics else DASH) for name in shown]
+        costs = (row.sample_seconds_per_clip, row.generator_updates, row.network_evaluations, row.training_seconds)
+        line += _unless(row.is_reference, *map(number, costs))
+        line += [Entry(str(len(row.seeds))), Entry(str(row.num_clips))]
+        lines.append(tuple(line))
+    columns = [Column("method", is_text=True), Column("steps"), Column("nfe")]
+    columns += [Column(name, direction) for name, direction in directions.items()]
+    columns += [Column(title) for title in (*shown, *_COSTS, "seeds", "n")]
+    num_reference = sum(row.is_reference for row in rows)
+    caption = _caption(rows[0].backbone, eval_set)
+    return Table(rows[0].backbone, caption, tuple(columns), tuple(lines), num_reference, tuple(notes))
+
+
+def number(value: float) -> str:
+    """A cost with three digits that count, or with all digits before the point: 0.0123, 4.50, 400, 123,456."""
+    if abs(value) >= 99.95 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
+
+
+def _scores(rows: Sequence[Row], name: str, direction: Direction) -> list[Entry]:
+    """A metric's column. Ranks follow the digits that are shown: what reads the same is marked the same."""
+    means = [row.scores[name] for row in rows]
+    decimals = _decimals([mean for mean in means if isinstance(mean, Mean)])
+    texts = [f"{mean.value:.{decimals}f}" if isinstance(mean, Mean) else DASH for mean in means]
+    rivals: dict[int, list[float]] = {}
+    for row, text in zip(rows, texts, strict=True):
+        if text != DASH and not row.is_reference:
+            rivals.setdefault(row.steps, []).append(float(text))
+    entries = []
+    for row, mean, text in zip(rows, means, texts, strict=True):
+        mark: Literal["best", "second", ""] = ""
+        numbers = [] if row.is_reference else rivals.get(row.steps, [])
+        # A number that nothing competes with is not the best of anything.
+        if text != DASH and len(numbers) > 1:
+            place = sorted(set(numbers), reverse=direction == "up").index(float(text))
+            mark = "best" if place == 0 else "second" if place == 1 else ""
+        entries.append(Entry(text, f"{mean.interval:.{decimals}f}" if isinstance(mean, Mean) else "", mark))
+    return entries
+
+
+def _decimals(means: Sequence[Mean]) -> int:
+    """Digits after the point for a column, at most 6: the median interval shows two digits that count."""
+    sizes = [mean.interval for mean in means if mean.interval > 0]
+    if not sizes:  # no interval to go by: three digits of the median value
+        sizes = [abs(mean.value) / 10 for mean in means if mean.value]
+    if not sizes:
+        return 0
+    return min(6, max(0, 1 - math.floor(math.log10(statistics.median(sizes)))))
+
+
+def _remark(row: Row, metric: str) -> str:
+    """The footnote that a score needs: why it is missing, or how many clips it stands on if not all."""
+    score = row.scores[metric]
+    if isinstance(score, str):
+        return score
+    return "" if score.num_clips == (row.num_clips,) else f"n = {' and '.join(map(str, score.num_clips))}"
+
+
+def _unless(is_reference: bool, *texts: str) -> list[Entry]:
+    """Real clips were neither sampled nor trained for: a dash where methods have numbers."""
+    return [Entry(DASH if is_reference else text) for text in texts]
+
+
+def _caption(backbone: str, ours: EvalSet) -> str:
+    return (
+        f"Backbone {backbone}, eval set {ours.name}: n = {ours.num_clips} clips of {ours.frames} frames of "
+        f"{ours.width}×{ours.height} at {ours.fps:g} frames a second, against {ours.reference}. "
+        "Behind ±: the SD over seeds, or the standard error where there is one seed. "
+        "Bold and underlined: best and second at the same number of steps."
+    )

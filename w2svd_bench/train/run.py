@@ -1,0 +1,74 @@
+"""A run: the folder that training leaves and evaluation reads.
+
+``runs/<backbone>/<label>/seed<k>/`` holds ``run.json`` (what it is, how far it came, what it cost), ``config.yaml``
+(the resolved recipe), ``log.jsonl``, ``checkpoint.safetensors`` and, when done, ``generator/`` in diffusers format.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from w2svd_bench.errors import BenchError
+
+FILE, GENERATOR_FOLDER = "run.json", "generator"
+
+
+@dataclass
+class Run:
+    """What a run folder says about itself.
+
+    Attributes:
+        label: what tables call it; the method's name unless another was given.
+        plugin: the file of a method that came with ``--plugin``, so that evaluation can load it again; else None.
+        config: the resolved recipe.
+        iterations, updates, network_evaluations, seconds, peak_memory_bytes: what training cost.
+        weights_sha256: of the exported generator (the teacher's own for a method without training).
+    """
+
+    method: str
+    backbone: str
+    label: str
+    seed: int
+    config: dict[str, Any]
+    plugin: str | None = None
+    finished: bool = False
+    iterations: int = 0
+    updates: dict[str, int] = field(default_factory=dict)
+    network_evaluations: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    weights_sha256: str = ""
+
+    def save(self, folder: Path) -> None:
+        """Writes ``run.json`` (atomically) and ``config.yaml``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
+        partial = folder / (FILE + ".tmp")
+        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        partial.replace(folder / FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """Reads a run folder; raises `BenchError` if it is none."""
+        try:
+            return cls(**json.loads((folder / FILE).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise BenchError(
+                f"{folder} is not a run", f"its {FILE} can't be read: {error}", "train it first: w2svd-bench train"
+            ) from error
+
+
+def run_folder(root: Path, backbone: str, label: str, seed: int) -> Path:
+    """Where a run lives below the runs folder."""
+    return root / backbone / label / f"seed{seed}"
+
+
+def find_runs(root: Path, backbone: str) -> Iterator[Path]:
+    """The run folders of a backbone, sorted."""
+    yield from sorted(path.parent for path in (root / backbone).glob(f"*/seed*/{FILE}"))
