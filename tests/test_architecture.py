@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"method", "matching", "ground_truth", "data"}),
     frozenset({"train", "evaluate", "leaderboard", "baselines", "methods"}),
     frozenset({"build_mini"}),
-    frozenset({"cli"}),
+    frozenset({"cli", "__main__"}),
 )
 PLUGINS = frozenset({"baselines", "methods"})
 TORCH_FREE = frozenset({"errors", "record", "uncertainty", "config", "registry", "leaderboard"})

@@ -49,7 +49,7 @@ class Optimizer(Frozen):
         """
         if not 0 <= update < total:
             raise ValueError(f"update {update} is not part of a run of {total} updates")
-        rise = min(1.0, update / self.warmup) if self.warmup else 1.0
+        rise = min(1.0, (update + 1) / self.warmup) if self.warmup else 1.0
         start = self.decay_from * total
         fall = min(1.0, (total - update) / (total - start)) if start < total else 1.0
         return self.learning_rate * rise * fall

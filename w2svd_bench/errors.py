@@ -29,4 +29,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> BenchError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     cure = f"did you mean {near[0]!r}? " if near else ""
-    return BenchError(f"unknown {kind} {name!r}", f"it is none of: {', '.join(names) or '(none)'}", f"{cure}use one of these")
+    return BenchError(
+        f"unknown {kind} {name!r}", f"it is none of: {', '.join(names) or '(none)'}", f"{cure}use one of these"
+    )

@@ -37,7 +37,9 @@ class GroundTruth:
 
     needs_paired_input = False
 
-    def __init__(self, config: GroundTruthConfig, models: Callable[[], Mapping[str, Any]], level: Callable[[Rng, Tensor], Tensor]) -> None:
+    def __init__(
+        self, config: GroundTruthConfig, models: Callable[[], Mapping[str, Any]], level: Callable[[Rng, Tensor], Tensor]
+    ) -> None:
         """``models`` gives the roles, ``level(rng, x)`` draws the noise levels at which scores are compared."""
         self.config, self.models, self.level = config, models, level
 
@@ -57,6 +59,8 @@ class GroundTruth:
 
 
 class Regression(GroundTruth):
+    """The generator's output against the clip that its input was noised from, weighted by 1 - t."""
+
     needs_paired_input = True
 
     def generator_term(self, x: Tensor, t: Tensor, batch: Batch, rng: Rng) -> Tensor:
@@ -64,6 +68,8 @@ class Regression(GroundTruth):
 
 
 class FakeFlowMatching(GroundTruth):
+    """The fake learns real clips too, by flow matching."""
+
     def fake_term(self, batch: Batch, rng: Rng) -> Tensor:
         x0 = batch.x0_BCTHW
         noise, t = rng.normal(x0), self.level(rng, x0)
@@ -72,6 +78,8 @@ class FakeFlowMatching(GroundTruth):
 
 
 class Adversarial(GroundTruth):
+    """A discriminator tells noised real clips from noised samples; the generator deceives it."""
+
     def roles(self) -> dict[str, RoleSpec]:
         return {DISCRIMINATOR: RoleSpec.head(self.config.discriminator)}
 

@@ -17,7 +17,7 @@ def per_sample(values: Tensor) -> Tensor:
 
 
 def flow_matching(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-    """``|| v - (eps - x0) ||^2`` a sample, (B,) (rectified flow, arXiv 2209.03003, eq. 1; flow matching, 2210.02747)."""
+    """``|| v - (eps - x0) ||^2`` a sample, (B,) (rectified flow, arXiv 2209.03003, eq. 1)."""
     return per_sample((velocity.float() - (noise - x0).float()).square())
 
 
@@ -35,9 +35,9 @@ def distribution_matching(
 ) -> Loss:
     """The distribution matching loss of DMD (arXiv 2311.18828, eq. 7 and 8; DMD2, 2405.14867).
 
-    ``g = (x0_fake - x0_real) / mean|x - x0_real|`` (the mean of each sample) and ``loss = 1/2 mean || x - sg(x - g) ||^2``,
-    so that the gradient on ``x`` is ``g / x.numel()``: it moves a sample from where the fake score would denoise it
-    towards where the real score would.
+    ``g = (x0_fake - x0_real) / mean|x - x0_real|`` (the mean of each sample) and
+    ``loss = 1/2 mean || x - sg(x - g) ||^2``, so that the gradient on ``x`` is ``g / x.numel()``: it moves a sample
+    from where the fake score would denoise it towards where the real score would.
 
     Args:
         x: generated samples, with gradient.

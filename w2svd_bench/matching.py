@@ -62,7 +62,9 @@ class MatchingConfig(Frozen):
     @model_validator(mode="after")
     def _regression_needs_data(self) -> MatchingConfig:
         if self.input == "simulate" and STRATEGIES[self.gt.kind].needs_paired_input:
-            raise ValueError(f"gt {self.gt.kind!r} compares an output with the clip it came from: it needs input 'data'")
+            raise ValueError(
+                f"gt {self.gt.kind!r} compares an output with the clip it came from: it needs input 'data'"
+            )
         return self
 
 

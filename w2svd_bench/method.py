@@ -26,7 +26,6 @@ from w2svd_bench.types import GENERATOR, TEACHER, Batch, Loss, Velocity, average
 __all__ = ["GENERATOR", "TEACHER", "Method", "RoleSpec", "Update", "average_of"]
 
 
-
 @dataclass(frozen=True)
 class RoleSpec:
     """How a role's weights come from the teacher's; made by one of the class methods.

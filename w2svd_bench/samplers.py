@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -23,7 +24,7 @@ def ode(velocity: Velocity, cond: Cond, levels: Sequence[float], noise: Noise) -
     """Euler's method: ``x_s' = x_s + (s' - s) v(x_s, s)``. The same arithmetic as diffusers' flow-match scheduler."""
     x = noise(0)
     level = torch.tensor(levels, dtype=torch.float32, device=x.device)
-    for now, after in zip(level[:-1], level[1:], strict=True):
+    for now, after in pairwise(level):
         x = x + (after - now) * velocity(x, now.expand(len(x)), cond)
     return x
 
@@ -31,7 +32,7 @@ def ode(velocity: Velocity, cond: Cond, levels: Sequence[float], noise: Noise) -
 def sde(velocity: Velocity, cond: Cond, levels: Sequence[float], noise: Noise) -> Tensor:
     """The few-step sampler of LCM and DMD: ``x0 = x_s - s v``, then ``x_s' = (1 - s') x0 + s' eps`` with new noise."""
     x0 = x = noise(0)
-    for step, (now, after) in enumerate(zip(levels[:-1], levels[1:], strict=True), start=1):
+    for step, (now, after) in enumerate(pairwise(levels), start=1):
         t = torch.full((len(x),), now, dtype=torch.float32, device=x.device)
         x0 = velocity_to_data(x, velocity(x, t, cond), t)
         if after > 0:

@@ -1,4 +1,4 @@
-"""Vanilla DMD: distribution matching with full copies of the teacher as generator and fake (arXiv 2311.18828, 2405.14867).
+"""Vanilla DMD (arXiv 2311.18828, 2405.14867): generator and fake are full copies of the teacher.
 
 The losses and the order of updates are those of `w2svd_bench.matching`; what is DMD's own is where the weights are.
 """

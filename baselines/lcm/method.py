@@ -63,7 +63,7 @@ class LCM(Method):
         return Sampler("sde", tuple(schedule(steps, self.shift).tolist()))
 
     def consistency_loss(self, batch: Batch, rng: Rng) -> Loss:
-        """``huber(f_theta(x_n, s_n), sg f_ema(x_{n+1}, s_{n+1}))`` (2310.04378, eq. 12, with a flow matching solver)."""
+        """``huber(f_theta(x_n, s_n), sg f_ema(x_{n+1}, s_{n+1}))``: 2310.04378, eq. 12, with a flow matching solver."""
         x0, cond = batch.x0_BCTHW, batch.cond
         grid = schedule(self.config.grid, self.shift).to(x0.device)
         n = rng.choose([1.0] * self.config.grid, len(x0), x0)

@@ -1,8 +1,8 @@
 """W2SVD, Weak-to-Strong Video Distillation (MagicDistillation, arXiv 2503.13319), as far as its abstract tells.
 
 (a) The fake is a LoRA on the frozen teacher, so one transformer in memory serves teacher, real and fake.
-(b) Weak-to-strong matching: the real score is the same LoRA at a weak strength, ``v_real = v(W + alpha_weak dW)`` against
-    ``v_fake = v(W + alpha_strong dW)`` with alpha_strong = 1: the real is shifted slightly towards the fake.
+(b) Weak-to-strong matching: the real score is the same LoRA at a weak strength, ``v_real = v(W + alpha_weak dW)``
+    against ``v_fake = v(W + alpha_strong dW)`` with alpha_strong = 1: the real is shifted slightly towards the fake.
 (c) A ground-truth term; see `w2svd_bench.ground_truth`.
 The losses and the order of updates are those of `w2svd_bench.matching`. Which settings are ours is in the method card.
 """

@@ -126,6 +126,13 @@ def test_marks_are_per_steps_and_not_for_reference_or_lone_rows() -> None:
     assert table.num_reference == 1
 
 
+def test_the_noise_floor_competes_with_nothing() -> None:
+    """Even where it has the steps of a method."""
+    floor = make("real", steps=4, fid=1.0, cell={"method": "real"})
+    entries = column(Leaderboard.from_records([make("a", fid=3.0), floor, make("b", fid=5.0)]).table(), "fid[mini]")
+    assert [(entry.text, entry.mark) for entry in entries] == [("1.00", ""), ("3.00", "best"), ("5.00", "second")]
+
+
 def test_marks_follow_the_direction_and_the_digits_shown() -> None:
     up = {"direction": "up"}
     records = [

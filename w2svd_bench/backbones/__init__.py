@@ -1,0 +1,1 @@
+"""HunyuanVideo in diffusers' format: opened, shared between roles, exported."""

@@ -105,12 +105,12 @@ class Adapters:
 
     def check_exact(self) -> None:
         """Raises `RuntimeError` if checkpointing was switched on with a function that forgets the state."""
-        if self._layers and getattr(self.transformer, "gradient_checkpointing", False):
-            if self.transformer._gradient_checkpointing_func != self.checkpoint:
-                raise RuntimeError(
-                    "gradient checkpointing was enabled without the adapters' state, which gives silently wrong "
-                    "gradients; use Adapters.enable_checkpointing()"
-                )
+        checkpointing = self._layers and getattr(self.transformer, "gradient_checkpointing", False)
+        if checkpointing and self.transformer._gradient_checkpointing_func != self.checkpoint:
+            raise RuntimeError(
+                "gradient checkpointing was enabled without the adapters' state, which gives silently wrong "
+                "gradients; use Adapters.enable_checkpointing()"
+            )
 
 
 @torch.no_grad()

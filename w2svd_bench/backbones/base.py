@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoPipeline
@@ -23,11 +25,30 @@ from transformers.utils import logging as transformers_logging
 from w2svd_bench.backbones.mini_codec import MiniCodec
 from w2svd_bench.backbones.roles import Network
 from w2svd_bench.errors import BenchError
+from w2svd_bench.registry import BACKBONES
 from w2svd_bench.types import Cond
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-SHIPPED = {"mini": ASSETS / "mini"}
 SIDE_FILE = "w2svd_bench.json"
+
+
+class BackboneSource(ABC):
+    """Where a named backbone's directory is; the entry-point group ``w2svd_bench.backbones`` holds such classes."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def folder(self) -> Path:
+        """A HunyuanVideo pipeline directory with a side file."""
+
+
+class Mini(BackboneSource):
+    """The miniature that ships with the package."""
+
+    name = "mini"
+
+    def folder(self) -> Path:
+        return ASSETS / "mini"
 
 
 @dataclass(frozen=True)
@@ -67,20 +88,26 @@ class Backbone:
 
     @classmethod
     def load(cls, source: str, device: str = "cpu") -> Backbone:
-        """Opens a shipped backbone by name (``mini``) or a pipeline directory; raises `BenchError` for anything else."""
-        folder = SHIPPED.get(source, Path(source))
+        """Opens a named backbone (``mini``) or a pipeline directory; raises `BenchError` for anything else."""
+        named = source in BACKBONES.names()
+        folder = BACKBONES.get(source)().folder() if named else Path(source)
         for needed in ("model_index.json", SIDE_FILE):
             if not (folder / needed).is_file():
                 raise BenchError(
                     f"backbone {source!r} can't be opened",
-                    f"it is neither one of {sorted(SHIPPED)} nor a diffusers pipeline directory with a {needed}",
-                    "give the name of a shipped backbone or the path of such a directory",
+                    f"it is neither one of {BACKBONES.names()} nor a diffusers pipeline directory with a {needed}",
+                    "give one of those names or the path of such a directory",
                 )
         side = Side(**json.loads((folder / SIDE_FILE).read_text()))
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
-        vae = MiniCodec.from_pretrained(folder / side.codec) if side.codec else AutoencoderKLHunyuanVideo.from_pretrained(folder, subfolder="vae")
-        pipeline = HunyuanVideoPipeline.from_pretrained(folder, vae=vae)
+        vae: Any
+        if side.codec:
+            vae = MiniCodec.from_pretrained(folder / side.codec)
+        else:
+            vae = AutoencoderKLHunyuanVideo.from_pretrained(folder, subfolder="vae")
+        with _only_errors():  # the pipeline remarks that our codec is not the class it expects; that is intended
+            pipeline = HunyuanVideoPipeline.from_pretrained(folder, vae=vae)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.to(device)
         return cls(folder, side, pipeline, vae, device)
@@ -94,7 +121,12 @@ class Backbone:
         """(C, T, h, w) of one clip's latents."""
         codec, side = self.codec, self.side
         spatial, temporal = codec.spatial_compression_ratio, codec.temporal_compression_ratio
-        return self.latent_channels, (side.num_frames - 1) // temporal + 1, side.height // spatial, side.width // spatial
+        return (
+            self.latent_channels,
+            (side.num_frames - 1) // temporal + 1,
+            side.height // spatial,
+            side.width // spatial,
+        )
 
     @cached_property
     def teacher_sha256(self) -> str:
@@ -135,6 +167,16 @@ class Backbone:
         video = self.codec.decode(latents_BCTHW / self.codec.config.scaling_factor, return_dict=False)[0]
         pixels = ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 4, 1).cpu().contiguous()
+
+
+@contextmanager
+def _only_errors() -> Iterator[None]:
+    before = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(before)
 
 
 def _sha256(files: Sequence[Path]) -> str:

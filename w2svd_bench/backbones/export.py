@@ -55,4 +55,6 @@ def load_generator(backbone: Backbone, folder: Path) -> Network:
         backbone.pipeline.fuse_lora(components=["transformer"])
         backbone.pipeline.unload_lora_weights()
         return backbone.network()
-    raise BenchError(f"{folder} holds no generator", f"there is neither transformer/ nor {LORA_FILE} in it", "train again")
+    raise BenchError(
+        f"{folder} holds no generator", f"there is neither transformer/ nor {LORA_FILE} in it", "train again"
+    )

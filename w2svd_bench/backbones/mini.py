@@ -68,7 +68,9 @@ def new_text_encoders(vocabulary_size: int, seed: int = 0) -> tuple[LlamaModel, 
     torch.manual_seed(seed)
     sizes = {"hidden_size": TEXT_DIM, "intermediate_size": 64, "num_attention_heads": 2, "vocab_size": vocabulary_size}
     ids = {"pad_token_id": 0, "bos_token_id": 3, "eos_token_id": 4}
-    llama = LlamaModel(LlamaConfig(num_hidden_layers=3, num_key_value_heads=2, max_position_embeddings=128, **sizes, **ids))
+    llama = LlamaModel(
+        LlamaConfig(num_hidden_layers=3, num_key_value_heads=2, max_position_embeddings=128, **sizes, **ids)
+    )
     clip = CLIPTextModel(CLIPTextConfig(num_hidden_layers=1, max_position_embeddings=77, **sizes, **ids))
     with torch.no_grad():
         for name, parameter in [*llama.named_parameters(), *clip.named_parameters()]:
@@ -88,7 +90,11 @@ def _initial_size(name: str, fan_in: int) -> float:
 
 
 def save_pipeline(
-    folder: Path, transformer: HunyuanVideoTransformer3DModel, phrases: Sequence[str], separator: str, side: dict[str, Any]
+    folder: Path,
+    transformer: HunyuanVideoTransformer3DModel,
+    phrases: Sequence[str],
+    separator: str,
+    side: dict[str, Any],
 ) -> None:
     """Writes a pipeline directory without a VAE (the codec lies beside it), and the side file of the benchmark."""
     tokenizers = [new_tokenizer(phrases, separator, ends) for ends in (False, True)]

@@ -82,7 +82,9 @@ class MiniCodec(ModelMixin, ConfigMixin):
         posterior = _Point(torch.cat(parts, dim=1).permute(0, 4, 1, 2, 3).contiguous())
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
-    def decode(self, z_BCTHW: Tensor, return_dict: bool = True, generator: object = None) -> DecoderOutput | tuple[Tensor]:
+    def decode(
+        self, z_BCTHW: Tensor, return_dict: bool = True, generator: object = None
+    ) -> DecoderOutput | tuple[Tensor]:
         """Latents (B, 16, T, h, w) to video (B, 3, 4T-3, 8h, 8w), about [-1, 1]; not clamped."""
         z = z_BCTHW.permute(0, 2, 3, 4, 1)
         first, rest = (
@@ -110,8 +112,8 @@ class _Correction(nn.Module):
         self.blur = nn.Conv3d(COLOURS, 12, kernel_size=(1, 3, 3), padding=(0, 1, 1))
         self.sharpen = nn.Conv3d(12, COLOURS, kernel_size=(1, 3, 3), padding=(0, 1, 1))
         for last in (self.to_first, self.to_rest, self.sharpen):  # the decoder starts as the linear one
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, z_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
         past = torch.cat([z_BCTHW[:, :, :1], z_BCTHW], dim=2)

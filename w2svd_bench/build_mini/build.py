@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,18 @@ class BuildPlan:
     codec_clips: int = 4096
     decoder_steps: int = 2500
     pool_clips: int = 24_576
-    teacher: TeacherPlan = TeacherPlan()
+    teacher: TeacherPlan = field(default_factory=TeacherPlan)
     feature_steps: int = 3000
     feature_clips: int = 8192
 
 
 REHEARSAL = BuildPlan(
-    codec_clips=64, decoder_steps=2, pool_clips=64, teacher=TeacherPlan(iterations=3), feature_steps=3, feature_clips=128
+    codec_clips=64,
+    decoder_steps=2,
+    pool_clips=64,
+    teacher=TeacherPlan(iterations=3),
+    feature_steps=3,
+    feature_clips=128,
 )
 
 
@@ -147,7 +152,7 @@ def _features(out: Path, plan: BuildPlan, device: str, log: Log) -> None:
     if (folder / "clip.safetensors").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = {"steps": plan.feature_steps, "num_clips": plan.feature_clips, "device": device, "log": log}
+    sizes: dict[str, Any] = {"steps": plan.feature_steps, "num_clips": plan.feature_clips, "device": device, "log": log}
     frame_net, scores = train_frame_net(**sizes)
     save_net(frame_net, "frame", {"held_out_r2": scores}, folder)
     clip_net, scores = train_clip_net(frame_net, **sizes)

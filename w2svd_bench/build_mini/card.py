@@ -22,7 +22,9 @@ def render(assets: Path, log: str) -> str:
         ("text_encoder_2", "`CLIPTextModel`, random and frozen"),
     ):
         files = sorted((mini / name).glob("*.safetensors"))
-        rows.append(f"| {name} | {what} | {_parameters(files):,} | {sum(f.stat().st_size for f in files) / 2**20:.2f} |")
+        rows.append(
+            f"| {name} | {what} | {_parameters(files):,} | {sum(f.stat().st_size for f in files) / 2**20:.2f} |"
+        )
     for file in sorted((assets / "features").glob("*.safetensors")):
         rows.append(
             f"| features/{file.name} | feature net | {_parameters([file]):,} | {file.stat().st_size / 2**20:.2f} |"

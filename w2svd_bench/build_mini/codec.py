@@ -51,7 +51,10 @@ def fit_linear(codec: MiniCodec, num_clips: int, log: Log) -> None:
         getattr(codec, f"{name}_mean").copy_(mean)
         getattr(codec, f"{name}_basis").copy_(basis)
         getattr(codec, f"{name}_scale").copy_(scale)
-        log(f"codec {name}: {channels} of {len(values)} components keep {values.flip(0)[:channels].sum() / values.sum():.4f}")
+        log(
+            f"codec {name}: {channels} of {len(values)} components keep "
+            f"{values.flip(0)[:channels].sum() / values.sum():.4f} of the variance"
+        )
     latents = codec.encode(to_unit(clips("train", range(256)))).latent_dist.mode()
     for name in ("first", "rest"):
         getattr(codec, f"{name}_scale").mul_(latents.std())
@@ -75,7 +78,8 @@ def fit_decoder(codec: MiniCodec, steps: int, batch_size: int, learning_rate: fl
         loss.backward()
         optimizer.step()
         if step % 200 == 199 or step == 0:
-            log(f"codec step {step + 1}/{steps} loss {loss.item():.4f} psnr {psnr(codec, 64, device):.2f} dB {time.perf_counter() - start:.0f} s")
+            seconds, quality = time.perf_counter() - start, psnr(codec, 64, device)
+            log(f"codec step {step + 1}/{steps} loss {loss.item():.4f} psnr {quality:.2f} dB {seconds:.0f} s")
     codec.eval().cpu()
 
 

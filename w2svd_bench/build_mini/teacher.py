@@ -66,7 +66,9 @@ def train_teacher(
         rows = torch.randint(len(latents_NCTHW), (plan.batch_size,), generator=generator)
         x0 = latents_NCTHW[rows].float().to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
-        t = torch.sigmoid(plan.level_mean + plan.level_std * torch.randn(plan.batch_size, generator=generator)).to(device)
+        t = torch.sigmoid(plan.level_mean + plan.level_std * torch.randn(plan.batch_size, generator=generator)).to(
+            device
+        )
         loss = (velocity(add_noise(x0, noise, t), t, cond_of(rows)) - (noise - x0)).square().mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the teacher's loss is {loss.item()} at iteration {iteration}")
@@ -83,14 +85,17 @@ def train_teacher(
         window.append(loss.item())
         if (iteration + 1) % 500 == 0:
             mean = sum(window) / len(window)
-            log(f"teacher iteration {iteration + 1}/{plan.iterations} loss {mean:.4f} {time.perf_counter() - start:.0f} s")
+            seconds = time.perf_counter() - start
+            log(f"teacher iteration {iteration + 1}/{plan.iterations} loss {mean:.4f} {seconds:.0f} s")
             window.clear()
         if (iteration + 1) % 2000 == 0 or iteration + 1 == plan.iterations:
             _save(model, optimizer, average, iteration + 1, folder)
     return average
 
 
-def _save(model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], iteration: int, folder: Path) -> None:
+def _save(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], iteration: int, folder: Path
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     names = [name for name, _ in model.named_parameters()]
     state = {"iteration": torch.tensor(iteration)}

@@ -1,4 +1,4 @@
-"""The command line: `w2svd-bench`. Each command is a thin function that calls the harness; errors lose their traceback."""
+"""The command line. Each command is a thin function that calls the harness; errors lose their traceback."""
 
 from __future__ import annotations
 

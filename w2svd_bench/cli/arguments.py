@@ -39,7 +39,11 @@ def positive_integers(values: Sequence[str], flag: str) -> list[int]:
     numbers: list[int] = []
     for part in (part.strip() for value in values for part in value.split(",")):
         if not part.isdecimal() or int(part) < 1:
-            raise BenchError(f"{flag} {part!r} is no number of steps", "steps are whole numbers from 1 up", f"for example {flag} 1 4 28")
+            raise BenchError(
+                f"{flag} {part!r} is no number of steps",
+                "steps are whole numbers from 1 up",
+                f"for example {flag} 1 4 28",
+            )
         if int(part) not in numbers:
             numbers.append(int(part))
     return numbers

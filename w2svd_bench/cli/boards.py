@@ -29,12 +29,16 @@ def show(folder: Path, as_json: bool = False, diagnostics: bool = False) -> None
     """Writes the three files beside the records and prints the table (or the CSV's rows as JSON)."""
     records = read_records(folder)
     if not records:
-        raise BenchError(f"{folder} holds no records", "nothing was evaluated there yet", "run: w2svd-bench eval --steps 1 4 28")
+        raise BenchError(
+            f"{folder} holds no records", "nothing was evaluated there yet", "run: w2svd-bench eval --steps 1 4 28"
+        )
     paths = write_leaderboard(records, folder)
     board = Leaderboard.from_records(records)
     if as_json:
         print(json.dumps(json.loads(board.wide().to_json(orient="records")), indent=2))
         return
+    if not console.is_terminal:  # a log has no width to respect
+        console.width = 140
     for table in board.tables(diagnostics):
         console.print(to_rich(table))
     console.print("written: " + ", ".join(str(path) for path in paths), highlight=False, soft_wrap=True)

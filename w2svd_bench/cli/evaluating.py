@@ -18,8 +18,8 @@ def evaluate(
     steps: options.Steps = None,
     methods: Annotated[list[str] | None, typer.Option("--methods", help="Only these labels.")] = None,
     backbone: options.Backbone = "mini",
-    clips: options.Clips = 512,
-    split: Annotated[str, typer.Option("--split", help="test, or validation for tuning.")] = "test",
+    clips: options.Clips = options.DEFAULT_CLIPS,
+    split: options.Split = "test",
     out: options.Out = options.RUNS,
     plugin: options.Plugin = None,
     device: options.Device = "auto",
@@ -35,7 +35,9 @@ def evaluate(
     options.load_plugin(plugin)
     numbers = positive_integers(steps or [str(n) for n in options.DEFAULT_STEPS], "--steps")
     if split not in ("test", "validation"):
-        raise BenchError(f"split {split!r} is not for evaluation", "prompts come from test or validation", "use --split test")
+        raise BenchError(
+            f"split {split!r} is not for evaluation", "prompts come from test or validation", "use --split test"
+        )
 
     from w2svd_bench.backbones.base import Backbone
     from w2svd_bench.evaluate.evalset import PortraitSet
@@ -49,7 +51,7 @@ def evaluate(
         for folder in folders:
             print(f"{folder} at {', '.join(map(str, numbers))} steps")
         return
-    results = results_folder(out, opened.name, split)
+    results = results_folder(out, opened.name, split, clips)
     with Reporter() as report:
         grid = Grid(backbone, PortraitSet(opened.side, clips, split), results, device, report)
         grid.floor()
@@ -59,9 +61,10 @@ def evaluate(
         show(results, as_json)
 
 
-def results_folder(out: Path, backbone: str, split: str = "test") -> Path:
-    """Where the records and tables of a backbone's runs are; tuning has a folder of its own."""
-    return out / backbone / ("results" if split == "test" else f"results-{split}")
+def results_folder(out: Path, backbone: str, split: str = "test", clips: int = options.DEFAULT_CLIPS) -> Path:
+    """Where the records and tables of a backbone's runs are; each eval set has its own, for tables never mix them."""
+    default = (split, clips) == ("test", options.DEFAULT_CLIPS)
+    return out / backbone / ("results" if default else f"results-{split}-{clips}")
 
 
 def _finished(out: Path, backbone: str, labels: list[str]) -> list[Path]:
@@ -74,7 +77,9 @@ def _finished(out: Path, backbone: str, labels: list[str]) -> list[Path]:
         what = f"no run called {', '.join(sorted(missing))}" if missing else "there is nothing to evaluate"
         have = ", ".join(sorted({run.label for run in found.values()})) or "none"
         raise BenchError(
-            what, f"runs under {out / backbone}: {have}", f"train one: w2svd-bench train --method {sorted(missing or {'w2svd'})[0]}"
+            what,
+            f"runs under {out / backbone}: {have}",
+            f"train one: w2svd-bench train --method {sorted(missing or {'w2svd'})[0]}",
         )
     for folder, run in chosen.items():
         if not run.finished and not quiet():

@@ -53,7 +53,11 @@ def _run(command: Sequence[str], report: Reporter, lock: threading.Lock, job: st
     """One command in a process of its own; returns None, or the last lines of what it complained about."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ, JSON_VARIABLE: "json"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "w2svd_bench", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "w2svd_bench", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     complaints: list[str] = []
     assert process.stdout is not None and process.stderr is not None

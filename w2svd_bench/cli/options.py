@@ -16,11 +16,13 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N
 Plugin = Annotated[Path | None, typer.Option("--plugin", help="A Python file with a method of your own.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and do nothing.")]
 Steps = Annotated[list[str] | None, typer.Option("--steps", help="Numbers of sampling steps: --steps 1 4 28.")]
+Split = Annotated[str, typer.Option("--split", help="Prompts from test, or from validation for tuning.")]
 Clips = Annotated[int, typer.Option("--clips", min=2, help="Prompts of the evaluation set.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 RUNS = Path("runs")
 DEFAULT_STEPS = [1, 4, 28]
+DEFAULT_CLIPS = 512
 
 
 def resolve_device(device: str) -> str:
@@ -33,7 +35,9 @@ def resolve_device(device: str) -> str:
     if kind not in ("cpu", "cuda"):
         raise BenchError(f"unknown device {device!r}", "it is none of auto, cpu, cuda, cuda:N", "use --device auto")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise BenchError(f"device {device!r} is not there", "torch sees no CUDA GPU on this machine", "use --device cpu")
+        raise BenchError(
+            f"device {device!r} is not there", "torch sees no CUDA GPU on this machine", "use --device cpu"
+        )
     return device
 
 

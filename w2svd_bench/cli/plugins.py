@@ -35,7 +35,9 @@ def new_method(
 ) -> None:
     """Write a commented skeleton of a method that trains on the miniature as it stands."""
     if not name.isidentifier() or name != name.lower():
-        raise BenchError(f"{name!r} can't name a method", "it has to be a Python name in small letters", "try: mymethod")
+        raise BenchError(
+            f"{name!r} can't name a method", "it has to be a Python name in small letters", "try: mymethod"
+        )
     if name in METHODS.names():
         raise BenchError(f"there is a method {name!r} already", f"from {METHODS.origin(name)}", "choose another name")
     path = folder / f"{name}.py"

@@ -1,4 +1,4 @@
-"""Progress of long work: bars on a terminal, one status line per interval elsewhere, JSON lines for a parent process."""
+"""Progress of long work: bars on a terminal, a status line per interval elsewhere, JSON lines for a parent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ class Reporter:
         self._tasks: dict[str, TaskID] = {}
         self._last: dict[str, float] = {}
         if not self._json and console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self._bars = Progress(*columns, console=console)
 
     def __enter__(self) -> Reporter:
@@ -35,7 +41,9 @@ class Reporter:
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bars:
             self._bars.stop()
 
@@ -44,12 +52,21 @@ class Reporter:
         if self._json:
             print(json.dumps({"task": task, "done": done, "total": total, "note": note}), flush=True)
         elif self._bars:
-            if task not in self._tasks:
-                self._tasks[task] = self._bars.add_task(task, total=total, note=note)
-            self._bars.update(self._tasks[task], completed=done, total=total, note=note)
+            self._show(self._bars, task, done, total, note)
         elif done >= total or time.monotonic() - self._last.get(task, 0.0) >= INTERVAL_SECONDS:
             self._last[task] = time.monotonic()
             print(f"{task}: {done}/{total} {note}".rstrip(), file=sys.stdout, flush=True)
+
+    def _show(self, bars: Progress, task: str, done: int, total: int, note: str) -> None:
+        """A bar for what is under way; what is finished becomes a line above the bars."""
+        if task not in self._tasks:
+            self._tasks[task] = bars.add_task(task, total=total, note=note)
+            self._last[task] = time.monotonic()
+        bars.update(self._tasks[task], completed=done, total=total, note=note)
+        if done >= total:
+            bars.remove_task(self._tasks.pop(task))
+            seconds = time.monotonic() - self._last.pop(task)
+            console.print(f"[green]done[/] {task}: {done}/{total} in {seconds:.0f} s {note}".rstrip(), highlight=False)
 
 
 def quiet() -> bool:

@@ -55,5 +55,7 @@ def sample(
     frames = [f for part in sampling.sample(subject, sampler, prompts, seed) for f in part.frames.numpy()]
     stem = f"{method}-steps{steps}-seed{seed}"
     for index, clip in enumerate(frames):
-        console.print(str(write_video(clip, to / f"{stem}-{index}.{'gif' if gif else 'mp4'}", subject.backbone.side.fps)))
+        console.print(
+            str(write_video(clip, to / f"{stem}-{index}.{'gif' if gif else 'mp4'}", subject.backbone.side.fps))
+        )
     console.print(str(contact_sheet(list(zip(prompts, frames, strict=True)), to / f"{stem}.png", every=2)))

@@ -43,7 +43,9 @@ def train(
             console.print(f"note: this variant will be called {label!r} in tables; --label NAME gives it its own name")
     label = label or method
     if not label.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise BenchError(f"label {label!r} can't name a folder", "it holds more than letters, digits, - _ .", "use another")
+        raise BenchError(
+            f"label {label!r} can't name a folder", "it holds more than letters, digits, - _ .", "use another"
+        )
     if dry_run:
         console.print(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False).rstrip(), highlight=False)
         return

@@ -1,0 +1,1 @@
+"""Procedural talking portraits, and the pool of training latents."""

@@ -50,9 +50,7 @@ def portrait(split: str, index: int) -> Portrait:
     if index < 0:
         raise BenchError(f"clip index {index} is negative", "clips are counted from 0", "give an index of 0 or more")
     uniforms = np.random.Generator(np.random.Philox(key=[SPLITS[split], index])).random(NUM_UNIFORMS)
-    classes = {
-        name: int(u * len(phrases)) for (name, phrases), u in zip(PHRASES.items(), uniforms[:8], strict=True)
-    }
+    classes = {name: int(u * len(phrases)) for (name, phrases), u in zip(PHRASES.items(), uniforms[:8], strict=True)}
     return Portrait(classes, uniforms[8:])
 
 

@@ -89,4 +89,5 @@ def _encode(backbone: Backbone, split: str, count: int, progress: Callable[[int,
         parts.append((backbone.encode(frames), cond.tokens_BLD, cond.mask_BL, cond.pooled_BP))
         progress(indices[-1] + 1, count)
     names = ("latents", "tokens", "mask", "pooled")
-    return {name: torch.cat(column).cpu().contiguous() for name, column in zip(names, zip(*parts), strict=True)}
+    columns = zip(*parts, strict=True)
+    return {name: torch.cat(column).cpu().contiguous() for name, column in zip(names, columns, strict=True)}

@@ -121,7 +121,9 @@ def paint(s: Scene, height: int, width: int) -> Tensor:
             return torch.tensor(float(value))
         return value.view(*value.shape, *([1] * (4 - value.ndim)))
 
-    def ellipse(px: Tensor, py: Tensor, cx: Tensor | float, cy: Tensor | float, a: Tensor | float, b: Tensor | float) -> Tensor:
+    def ellipse(
+        px: Tensor, py: Tensor, cx: Tensor | float, cy: Tensor | float, a: Tensor | float, b: Tensor | float
+    ) -> Tensor:
         """Coverage in [0, 1] of an ellipse, from the first-order distance f / |grad f| to its outline."""
         inv_a2 = each(a).clamp_min(0.6 * pixel).square().reciprocal()
         inv_b2 = each(b).clamp_min(0.6 * pixel).square().reciprocal()
@@ -171,8 +173,13 @@ def paint(s: Scene, height: int, width: int) -> Tensor:
         lid = s.eye_size[:, None] * (0.12 + 0.88 * s.eye_open)
         outline = ellipse(fx, fy, side * eye_x, eye_y, s.eye_size * 1.75, lid)
         mark(white, outline)
-        mark(dark, outline * ellipse(fx, fy, side * eye_x[:, None] + s.gaze, eye_y, s.eye_size * 0.85, s.eye_size * 0.95))
-        mark(s.skin * 0.55, ellipse(fx, fy, side * eye_x, eye_y - s.eye_size[:, None] * s.eye_open, s.eye_size * 1.6, 0.012) * 0.6)
+        mark(
+            dark, outline * ellipse(fx, fy, side * eye_x[:, None] + s.gaze, eye_y, s.eye_size * 0.85, s.eye_size * 0.95)
+        )
+        mark(
+            s.skin * 0.55,
+            ellipse(fx, fy, side * eye_x, eye_y - s.eye_size[:, None] * s.eye_open, s.eye_size * 1.6, 0.012) * 0.6,
+        )
         mark(s.hair * 0.8, ellipse(fx, fy, side * eye_x, eye_y - 0.075 - s.eye_size, w * 0.26, 0.024))
     mark(s.skin * 0.74, ellipse(fx, fy, 0.02 * s.light, 0.15, 0.055, 0.035) * 0.8)
     # A jaw that drops as the mouth opens: lips, then the dark inside.
@@ -180,6 +187,10 @@ def paint(s: Scene, height: int, width: int) -> Tensor:
     lips = s.skin * torch.tensor([0.80, 0.46, 0.46])
     mark(lips, ellipse(fx, fy, 0.0, 0.29 + 0.4 * open_NT, w[:, None] * (0.44 - 0.10 * s.mouth), 0.034 + open_NT))
     inside = torch.tensor([0.20, 0.05, 0.06]).expand(num_clips, 3)
-    mark(inside, ellipse(fx, fy, 0.0, 0.29 + 0.4 * open_NT, w[:, None] * (0.34 - 0.10 * s.mouth), open_NT) * (s.mouth * 4).clamp(0, 1)[..., None, None])
+    mark(
+        inside,
+        ellipse(fx, fy, 0.0, 0.29 + 0.4 * open_NT, w[:, None] * (0.34 - 0.10 * s.mouth), open_NT)
+        * (s.mouth * 4).clamp(0, 1)[..., None, None],
+    )
 
     return canvas.mul_(255).add_(0.5).clamp_(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2)

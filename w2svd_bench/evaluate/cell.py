@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.data.palette import named_colours
+from w2svd_bench.data.portraits import batches
 from w2svd_bench.errors import UnsupportedSteps
 from w2svd_bench.evaluate.evalset import PortraitSet, Progress, Reference
 from w2svd_bench.evaluate.sampling import Sampled, Subject, sample
@@ -56,7 +58,9 @@ def evaluate(subject: Subject, steps: int, bench: Bench, progress: Progress) -> 
         sampler = subject.method.sampler(steps)
     except UnsupportedSteps as error:
         nothing = Sampler("ode", tuple([1.0] * steps + [0.0]))
-        return _record(subject, steps, nothing, bench, _skipped(bench, error.what + ": " + error.why), {}, (0.0, 0.0), start)
+        return _record(
+            subject, steps, nothing, bench, _skipped(bench, error.what + ": " + error.why), {}, (0.0, 0.0), start
+        )
     prompts, parts, seconds = bench.eval_set.prompts, _Parts(bench), np.zeros(2)
     for part in sample(subject, sampler, prompts, subject.run.seed):
         parts.add(part)
@@ -130,7 +134,6 @@ def _record(
     start: float,
 ) -> Record:
     run, side = subject.run, subject.backbone.side
-    device = subject.backbone.device
     return Record(
         cell=cell_of(subject, steps, bench.eval_set),
         sampling=Sampling(
@@ -157,49 +160,53 @@ def _record(
             wall_seconds=time.perf_counter() - start,
         ),
         config=run.config,
-        provenance=provenance(torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"),
+        provenance=provenance(_device_name(subject.backbone.device)),
     )
 
 
-def floor_records(backbone: Any, bench: Bench) -> list[Record]:
-    """Two rows that no method can beat: real clips of the eval set's prompts, raw and through the codec."""
-    from w2svd_bench.data.portraits import batches
+def floor_cell(backbone: Backbone, eval_set: PortraitSet, through_codec: bool) -> Cell:
+    """The cell of real clips: raw, or encoded and decoded."""
+    return Cell(
+        backbone=backbone.name,
+        method="real",
+        label="real, through the codec" if through_codec else "real (noise floor)",
+        checkpoint_sha256=backbone.latents_sha256 if through_codec else "",
+        steps=0,
+        seed=0,
+        eval_set=eval_set.name,
+    )
 
-    records = []
+
+def evaluate_floor(backbone: Backbone, bench: Bench, through_codec: bool) -> Record:
+    """The real clips of the eval set's own prompts: rows that no generator can be expected to beat."""
+    start, parts, seconds = time.perf_counter(), _Parts(bench), 0.0
     side, eval_set = backbone.side, bench.eval_set
-    for label, through_codec in (("real (noise floor)", False), ("real, through the codec", True)):
-        start, parts = time.perf_counter(), _Parts(bench)
-        for indices, frames in batches(
-            eval_set.split, eval_set.num_clips, 64, 0, side.num_frames, side.height, side.width
-        ):
-            latents = backbone.encode(frames)
-            parts.add(Sampled(indices, latents, backbone.decode(latents) if through_codec else frames, 0.0, 0.0))
-        records.append(
-            Record(
-                cell=Cell(
-                    backbone=backbone.name,
-                    method="real",
-                    label=label,
-                    checkpoint_sha256=backbone.latents_sha256 if through_codec else "",
-                    steps=0,
-                    seed=0,
-                    eval_set=eval_set.name,
-                ),
-                sampling=Sampling(sampler="none", nfe=0, guidance=0.0, shift=side.shift, levels=(), noise_seed=0),
-                metrics=parts.scores(eval_set.prompts),
-                diagnostics=parts.diagnostics(eval_set.prompts),
-                eval_set=eval_set.describe(),
-                training=TrainingCost(),
-                timing=Timing(
-                    sample_seconds_per_clip=0.0,
-                    decode_seconds_per_clip=0.0,
-                    wall_seconds=time.perf_counter() - start,
-                ),
-                config={},
-                provenance=provenance("cpu"),
-            )
-        )
-    return records
+    geometry = (side.num_frames, side.height, side.width)
+    for indices, frames in batches(eval_set.split, eval_set.num_clips, 64, 0, *geometry):
+        latents = backbone.encode(frames)
+        before = time.perf_counter()
+        decoded = backbone.decode(latents)
+        seconds += time.perf_counter() - before
+        parts.add(Sampled(indices, latents, decoded if through_codec else frames, 0.0, 0.0))
+    return Record(
+        cell=floor_cell(backbone, eval_set, through_codec),
+        sampling=Sampling(sampler="none", nfe=0, guidance=0.0, shift=side.shift, levels=(), noise_seed=0),
+        metrics=parts.scores(eval_set.prompts),
+        diagnostics=parts.diagnostics(eval_set.prompts),
+        eval_set=eval_set.describe(),
+        training=TrainingCost(),
+        timing=Timing(
+            sample_seconds_per_clip=0.0,
+            decode_seconds_per_clip=seconds / eval_set.num_clips if through_codec else 0.0,
+            wall_seconds=time.perf_counter() - start,
+        ),
+        config={},
+        provenance=provenance(_device_name(backbone.device)),
+    )
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
 
 
 def record_path(folder: Path, cell: Cell) -> Path:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.data.portraits import clips
 from w2svd_bench.errors import UnsupportedSteps
-from w2svd_bench.evaluate.cell import Bench, cell_of, evaluate, floor_records, record_path
+from w2svd_bench.evaluate.cell import Bench, cell_of, evaluate, evaluate_floor, floor_cell, record_path
 from w2svd_bench.evaluate.evalset import PortraitSet
 from w2svd_bench.evaluate.pictures import contact_sheet
 from w2svd_bench.evaluate.sampling import Subject, sample
 from w2svd_bench.metrics.diagnostics import Reader
-from w2svd_bench.metrics.fid import MiniFid
-from w2svd_bench.metrics.fvd import MiniFvd
-from w2svd_bench.record import write_record
+from w2svd_bench.record import Cell, write_record
+from w2svd_bench.registry import METRICS
 
 # (what is being done, done, total)
 Report = Callable[[str, int, int], None]
 SHEET_PROMPTS = 4
+MINI_METRICS = ("fid_mini", "fvd_mini")  # entry-point names: those of the records have brackets
 
 
 @dataclass
@@ -45,35 +46,50 @@ class Grid:
     def bench(self) -> Bench:
         """The shared part, made when the first cell needs it."""
         if self._bench is None:
-            metrics, reader = (MiniFid(self.device), MiniFvd(self.device)), Reader(self.device)
-            reference = self.eval_set.reference(metrics, reader, lambda d, n: self.report("reference clips", d, n))
+            metrics = [METRICS.get(name)(self.device) for name in MINI_METRICS]  # type: ignore[call-arg]
+            reader = Reader(self.device)
+            reference = self.eval_set.reference(metrics, reader, partial(self.report, "reference clips"))
             self._bench = Bench(self.eval_set, reference, metrics, reader)
         return self._bench
 
     def floor(self) -> None:
         """The rows of real clips."""
-        wanted = self.eval_set.describe().model_dump(mode="json")
-        existing = [json.loads(p.read_text()) for p in (self.out / "records").glob("real-*.json")]
-        if sum(r["eval_set"] == wanted for r in existing) >= 2:
-            return
-        for record in floor_records(Backbone.load(self.source, self.device), self.bench):
-            write_record(record, self.out / "records")
+        backbone = Backbone.load(self.source, self.device)
+        for through_codec in (False, True):
+            cell = floor_cell(backbone, self.eval_set, through_codec)
+            if not record_path(self.out, cell).is_file():
+                self._set_aside(cell)
+                write_record(evaluate_floor(backbone, self.bench, through_codec), self.out / "records")
 
     def run(self, folder: Path, steps: Sequence[int]) -> int:
         """Evaluates one run at each number of steps that has no record yet; returns how many cells were new."""
         subject = Subject.open(folder, self.source, self.device)
         new = 0
         for number in steps:
-            if record_path(self.out, cell_of(subject, number, self.eval_set)).is_file():
+            cell = cell_of(subject, number, self.eval_set)
+            if record_path(self.out, cell).is_file():
                 continue
+            self._set_aside(cell)
             name = f"{subject.run.label} seed {subject.run.seed}, {number} step{'s' if number > 1 else ''}"
-            record = evaluate(subject, number, self.bench, lambda d, n, name=name: self.report(name, d, n))
+            record = evaluate(subject, number, self.bench, partial(self.report, name))
             write_record(record, self.out / "records")
             new += 1
         sheet = self.out / "sheets" / f"{subject.run.label}-seed{subject.run.seed}.png"
         if new or not sheet.is_file():
             self._sheet(subject, steps, sheet)
         return new
+
+    def _set_aside(self, cell: Cell) -> None:
+        """Moves records of this very cell that older weights left to ``records/superseded``: nothing is lost, and the
+        table has one number a cell.
+        """
+        same = {"backbone": cell.backbone, "label": cell.label, "steps": cell.steps, "seed": cell.seed}
+        for path in (self.out / "records").glob("*.json"):
+            old = json.loads(path.read_text())["cell"]
+            if all(old[key] == value for key, value in same.items()):
+                target = self.out / "records" / "superseded" / path.name
+                target.parent.mkdir(exist_ok=True)
+                path.replace(target)
 
     def _sheet(self, subject: Subject, steps: Sequence[int], path: Path) -> None:
         """The first prompts of the set at every number of steps, each below the real clip of its prompt."""
@@ -89,5 +105,7 @@ class Grid:
         rows = []
         for k, prompt in enumerate(prompts):
             rows.append((prompt, real[k]))
-            rows += [(f"{subject.run.label}, {number} step{'s' if number > 1 else ''}", made[number][k]) for number in made]
+            rows += [
+                (f"{subject.run.label}, {number} step{'s' if number > 1 else ''}", made[number][k]) for number in made
+            ]
         contact_sheet(rows, path)

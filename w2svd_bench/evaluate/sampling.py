@@ -94,7 +94,7 @@ def sample(
         cond = backbone.encode_prompts([prompts[i] for i in indices])
         fresh = [clip_noise(backbone.latent_shape, seed, indices, step).to(device) for step in range(sampler.nfe)]
         start = _now(device)
-        latents = sampler(subject.network.velocity, cond, lambda step, fresh=fresh: fresh[step])
+        latents = sampler(subject.network.velocity, cond, fresh.__getitem__)
         middle = _now(device)
         frames = backbone.decode(latents)
         yield Sampled(indices, latents, frames, middle - start, _now(device) - middle)

@@ -124,7 +124,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_rich(table: Table) -> rich.table.Table:
-    """The table for a terminal, with the footnotes and the caption under it."""
+    """The table for a terminal: the columns that have a brief title, and footnotes and caption under them."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -135,14 +135,26 @@ def to_rich(table: Table) -> rich.table.Table:
         return text.append(f" ({entry.note})" if entry.note else "", style="not bold not underline")
 
     def heading(column: Column) -> Text:
-        return Text(column.title + _ARROWS[column.direction])
+        return Text(column.brief + _ARROWS[column.direction])
 
     notes = [f"({i}) {note}" for i, note in enumerate(table.notes, start=1)]
-    result = RichTable(box=box.SIMPLE_HEAD, caption=Text("\n".join([*notes, table.caption])), caption_justify="left")
-    for column in table.columns:
-        result.add_column(heading(column), justify="left" if column.is_text else "right")
+    result = RichTable(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        caption=Text("\n".join([*notes, table.caption])),
+        caption_justify="left",
+    )
+    brief = [i for i, column in enumerate(table.columns) if column.brief]
+    for column in (table.columns[i] for i in brief):
+        result.add_column(
+            heading(column),
+            justify="left" if column.is_text else "right",
+            no_wrap=not column.is_text,
+            min_width=12 if column.is_text else None,
+        )
     for i, row in enumerate(table.rows, start=1):
-        result.add_row(*map(shown, row), end_section=i == table.num_reference)
+        result.add_row(*(shown(row[column]) for column in brief), end_section=i == table.num_reference)
     return result
 
 

@@ -12,16 +12,26 @@ from w2svd_bench.leaderboard.rows import Mean, Row
 from w2svd_bench.record import Direction, EvalSet
 
 DASH = "—"
-_COSTS = ("seconds a clip", "generator updates", "network evaluations", "training seconds")
+# Costs by title, with the short one for a terminal; those without stand in the files only.
+_COSTS = {
+    "seconds a clip": "s/clip",
+    "generator updates": "updates",
+    "network evaluations": "",
+    "training seconds": "train s",
+}
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column's title, which way its numbers are better ("" for neither), and whether it holds words."""
+    """A column's title, which way its numbers are better ("" for neither), and whether it holds words.
+
+    ``brief`` is the title on a terminal, where every column counts; "" leaves the column out there.
+    """
 
     title: str
     direction: Literal["up", "down", ""] = ""
     is_text: bool = False
+    brief: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,9 +81,15 @@ def build(rows: Sequence[Row], directions: Mapping[str, Direction], eval_set: Ev
         line += _unless(row.is_reference, *map(number, costs))
         line += [Entry(str(len(row.seeds))), Entry(str(row.num_clips))]
         lines.append(tuple(line))
-    columns = [Column("method", is_text=True), Column("steps"), Column("nfe")]
-    columns += [Column(name, direction) for name, direction in directions.items()]
-    columns += [Column(title) for title in (*shown, *_COSTS, "seeds", "n")]
+    columns = [
+        Column("method", is_text=True, brief="method"),
+        Column("steps", brief="steps"),
+        Column("nfe", brief="nfe"),
+    ]
+    columns += [Column(name, direction, brief=name) for name, direction in directions.items()]
+    columns += [Column(name, brief=name) for name in shown]
+    columns += [Column(title, brief=brief) for title, brief in _COSTS.items()]
+    columns += [Column("seeds", brief="seeds" if any(len(row.seeds) > 1 for row in rows) else ""), Column("n")]
     num_reference = sum(row.is_reference for row in rows)
     caption = _caption(rows[0].backbone, eval_set)
     return Table(rows[0].backbone, caption, tuple(columns), tuple(lines), num_reference, tuple(notes))

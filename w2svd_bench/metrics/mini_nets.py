@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_bytes
-from safetensors.torch import save_file
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from w2svd_bench.errors import BenchError
@@ -145,7 +145,8 @@ def clip_by_clip(run: nn.Module, clips_BFHWC: np.ndarray, device: str, read: boo
 def save_net(net: FrameNet | ClipNet, name: str, about: dict[str, Any], folder: Path = FOLDER) -> None:
     """Writes ``<name>.safetensors`` and ``<name>.json`` and renews their lines in SHA256SUMS.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, folder / f"{name}.safetensors")
+    weights = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+    (folder / f"{name}.safetensors").write_bytes(to_bytes(weights))
     config = {"net": name, "feature_scale": net.feature_scale, "targets": net.targets, **about}
     (folder / f"{name}.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
     sums_file = folder / SUMS
@@ -168,8 +169,8 @@ def load_net(name: str, device: str = "cpu", folder: Path = FOLDER) -> tuple[Any
     config = json.loads(content[f"{name}.json"][0])
     net = NETS[name](feature_scale=config["feature_scale"])
     weights, sha256 = content[f"{name}.safetensors"]
-    net.load_state_dict(load_bytes(weights))
-    if config["targets"] != net.targets:
+    net.load_state_dict(from_bytes(weights))
+    if list(config["targets"].items()) != list(net.targets.items()):  # their order is the order of the columns
         raise BenchError(
             f"feature net {name!r} was trained for other targets",
             f"{folder / name}.json and mini_nets.py differ",

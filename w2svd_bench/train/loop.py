@@ -55,6 +55,7 @@ class Trainer:
             for name, o in self.settings.items()
         }
         self.counters = checkpoint.Counters()
+        self._evaluations_before = 0  # those of the processes that this one goes on from
 
     def step(self, iteration: int, log: Log | None = None) -> None:
         """One iteration: the method's updates in order."""
@@ -63,18 +64,17 @@ class Trainer:
         self.counters.iteration = iteration + 1
         self.counters.evaluations = self._evaluations_before + self.roles.evaluations
 
-    _evaluations_before = 0
-
     def _update(self, update: Update, iteration: int, index: int, log: Log | None) -> None:
         role, settings, optimizer = update.role, self.settings[update.role], self.optimizers[update.role]
         self.roles.learn(role)
         batch = self.pool.batch(self.recipe.training.batch_size, self.seed, iteration, index)
         loss = update.loss(batch, Rng(self.seed, iteration, index, 1))
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.roles.parameters(role).values(), settings.clip)
-        if not math.isfinite(float(loss.total)) or not math.isfinite(float(norm)):
+        value = float(loss.total.detach())
+        if not math.isfinite(value) or not math.isfinite(float(norm)):
             raise BenchError(
-                f"training diverged: the loss of role {role!r} is {float(loss.total):g} (gradient norm {float(norm):g})",
+                f"training diverged: the loss of role {role!r} is {value:g} (gradient norm {float(norm):g})",
                 f"iteration {iteration} of {self.recipe.training.iterations}; the last checkpoint is untouched",
                 f"lower settings.{role}.learning_rate, or see log.jsonl for when it began",
             )
@@ -86,7 +86,7 @@ class Trainer:
         self.roles.update_average(role, done)
         self.counters.updates[role] = done + 1
         if log is not None:
-            log.add(role, {"loss": loss.total, "gradient_norm": norm, **loss.logs})
+            log.add(role, {"loss": value, "gradient_norm": norm, **loss.logs})
 
     def fit(self, folder: Path, report: Report) -> None:
         """Trains to the end from the folder's last checkpoint, or from the start."""
@@ -107,7 +107,9 @@ class Trainer:
                 checkpoint.save(folder, self.roles, self.optimizers, self.counters)
 
 
-def train(method: Method, backbone: Backbone, pool: LatentPool | None, recipe: Recipe, run: Run, folder: Path, report: Report) -> Run:
+def train(
+    method: Method, backbone: Backbone, pool: LatentPool | None, recipe: Recipe, run: Run, folder: Path, report: Report
+) -> Run:
     """Trains a run to the end and exports its generator; a finished run is left as it is.
 
     ``pool`` may be None for a method without roles, which only leaves a run for evaluation to find.
@@ -124,7 +126,9 @@ def train(method: Method, backbone: Backbone, pool: LatentPool | None, recipe: R
         assert pool is not None
         trainer = Trainer(method, backbone, pool, recipe, run.seed)
         trainer.fit(folder, report)
-        run.weights_sha256 = export_generator(trainer.roles, method.roles()[GENERATOR], backbone, folder / GENERATOR_FOLDER)
+        run.weights_sha256 = export_generator(
+            trainer.roles, method.roles()[GENERATOR], backbone, folder / GENERATOR_FOLDER
+        )
         counters = trainer.counters
         run.iterations, run.updates = counters.iteration, counters.updates
         run.network_evaluations, run.seconds = counters.evaluations, counters.seconds

@@ -1,0 +1,61 @@
+"""Several values after one flag: what typer does not parse by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from w2svd_bench.cli.arguments import names, positive_integers, spread
+from w2svd_bench.errors import BenchError
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        ["--steps", "1", "4", "28"],
+        ["--steps", "1,4,28"],
+        ["--steps", "1", "--steps", "4,28"],
+        ["--steps", "1", "--steps", "4", "--steps", "28"],
+        ["--steps=1", "--steps=4,28"],
+    ],
+)
+def test_all_spellings_of_a_list_agree(written: list[str]) -> None:
+    """What `spread` leaves is read as a parser does: one value after each flag, or behind its ``=``."""
+    left = spread(["eval", *written, "--clips", "16"])
+    assert left[0] == "eval" and left[-2:] == ["--clips", "16"]
+    values, rest = [], left[1:-2]
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        assert flag == "--steps"
+        values.append(value if equals else rest.pop(0))
+    assert positive_integers(values, "--steps") == [1, 4, 28]
+
+
+def test_spread_leaves_every_other_argument_alone() -> None:
+    plain = ["sample", "--prompt", "pale skin, red hair", "--seed", "3", "--gif", "-x", "a", "b"]
+    assert spread(plain) == plain
+    assert spread(["leaderboard", "folder", "--diagnostics"]) == ["leaderboard", "folder", "--diagnostics"]
+    assert spread([]) == []
+
+
+def test_spread_keeps_the_order_of_overrides_and_negative_values() -> None:
+    written = ["train", "--set", "a.b=1", "c=-2", "--label", "x", "--set", "d=3"]
+    assert spread(written) == ["train", "--set", "a.b=1", "--set", "c=-2", "--label", "x", "--set", "d=3"]
+    # A negative number is a value that is then refused, not a flag that swallows what follows.
+    assert spread(["eval", "--steps", "4", "-1"]) == ["eval", "--steps", "4", "--steps", "-1"]
+
+
+def test_numbers_keep_their_order_and_lose_repeats() -> None:
+    assert positive_integers(["28", "4,1", "4", " 2 "], "--steps") == [28, 4, 1, 2]
+
+
+@pytest.mark.parametrize("bad", ["0", "-1", "x", "1.5", "1e3", "", "4,,28", "²", "1 4"])
+def test_a_bad_number_is_refused_with_its_text(bad: str) -> None:
+    with pytest.raises(BenchError) as caught:
+        positive_integers(["4", bad], "--steps")
+    assert "--steps" in caught.value.what
+    assert "whole numbers" in caught.value.why and "--steps 1 4 28" in caught.value.cure
+
+
+def test_names_are_split_at_commas_and_trimmed() -> None:
+    assert names(["lcm", "dmd, w2svd", ","]) == ["lcm", "dmd", "w2svd"]
+    assert names([]) == []

@@ -1,0 +1,214 @@
+"""Sampling and scoring: a clip depends on nothing but itself, and what is broken is said, never left out."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from w2svd_bench.backbones.base import Backbone
+from w2svd_bench.data.portraits import clips
+from w2svd_bench.errors import BenchError
+from w2svd_bench.evaluate.cell import Bench, cell_of, evaluate, evaluate_floor, floor_cell
+from w2svd_bench.evaluate.evalset import PortraitSet, Reference
+from w2svd_bench.evaluate.pictures import contact_sheet, write_video
+from w2svd_bench.evaluate.sampling import Subject, sample
+from w2svd_bench.flow import schedule
+from w2svd_bench.metrics.base import Features
+from w2svd_bench.metrics.diagnostics import Reader
+from w2svd_bench.metrics.fid import MiniFid
+from w2svd_bench.metrics.fvd import MiniFvd
+from w2svd_bench.record import Record, SkippedScore, read_records, write_record
+from w2svd_bench.rng import clip_noise
+from w2svd_bench.samplers import Sampler
+
+SHAPE = (16, 5, 6, 6)
+FOUR = Sampler("sde", tuple(schedule(4, 3.0).tolist()))
+
+
+def quiet(done: int, total: int) -> None:
+    """A progress that nobody reads."""
+
+
+@pytest.fixture
+def subject() -> Subject:
+    """The teacher, opened afresh: tests may spoil it."""
+    return Subject.untrained("euler", Backbone.load("mini"))
+
+
+@cache
+def reference() -> tuple[tuple[MiniFid, MiniFvd], Reader, Reference]:
+    """Eighty real clips: enough for a distance to be had, quick enough to be made here."""
+    metrics, reader = (MiniFid(), MiniFvd()), Reader()
+    real = clips("reference", range(80)).numpy()
+    return metrics, reader, Reference({m.id: Features(m.features(real)) for m in metrics}, reader(real))
+
+
+@pytest.fixture
+def bench(subject: Subject) -> Bench:
+    metrics, reader, real = reference()
+    return Bench(PortraitSet(subject.backbone.side, 16), real, metrics, reader)
+
+
+def test_noise_depends_on_seed_clip_and_step_only() -> None:
+    whole = clip_noise(SHAPE, 0, range(6), 2)
+    assert whole.shape == (6, *SHAPE)
+    assert torch.equal(clip_noise(SHAPE, 0, [4, 1], 2), whole[[4, 1]])
+    torch.manual_seed(1)  # the global generator is not asked
+    torch.rand(3)
+    assert torch.equal(clip_noise(SHAPE, 0, [5], 2), whole[5:])
+    others = [clip_noise(SHAPE, *key) for key in ((1, [4], 2), (0, [3], 2), (0, [4], 1), (4, [2], 0), (2, [4], 0))]
+    together = torch.cat([whole[4:5], *others]).flatten(1)
+    correlation = torch.corrcoef(together) - torch.eye(len(together))
+    assert correlation.abs().max() < 0.1  # 2,880 numbers each: five standard deviations are 0.093
+    assert float(whole.std()) == pytest.approx(1.0, abs=0.03) and float(whole.mean()) == pytest.approx(0.0, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["ode", "sde"])
+def test_clips_are_the_same_for_any_batch_size(subject: Subject, kind: str) -> None:
+    """Batched sums round differently in their last bits, so a pixel may differ by one step of 255."""
+    sampler = Sampler(kind, FOUR.levels)  # type: ignore[arg-type]
+    prompts = PortraitSet(subject.backbone.side, 7).prompts
+    made = {}
+    for size in (1, 3, 64):
+        parts = list(sample(subject, sampler, prompts, seed=5, batch_size=size))
+        assert [i for part in parts for i in part.indices] == list(range(7))
+        made[size] = torch.cat([part.frames for part in parts])
+        assert made[size].shape == (7, 17, 48, 48, 3) and made[size].dtype == torch.uint8
+    for size in (1, 3):
+        assert (made[size].int() - made[64].int()).abs().max() <= 1
+    # Without this the test could not fail: clips of other places and seeds are others altogether.
+    assert (made[64][0].int() - made[64][1].int()).abs().max() > 50
+    (other,) = sample(subject, sampler, prompts, seed=6)
+    assert (other.frames.int() - made[64].int()).abs().flatten(1).amax(1).min() > 50
+
+
+def test_the_prompt_decides_what_is_drawn(subject: Subject) -> None:
+    """The same noise under two backdrops: the upper corners take the colour that the caption names."""
+    rest = ", white shirt, narrow face, big eyes, slow speech, still head"
+    sampler = Sampler("ode", tuple(schedule(12, 3.0).tolist()))
+    corner = {}
+    for backdrop in ("beige", "navy"):
+        (part,) = sample(subject, sampler, [f"tan skin, black hair, {backdrop} backdrop{rest}"] * 2, seed=0)
+        corner[backdrop] = part.frames[:, :, :8, :6].float().mean((0, 1, 2, 3))
+    assert (corner["beige"] - corner["navy"])[0] > 60  # red of 255: 204 against 43 in the palette
+    assert corner["beige"][0] > corner["beige"][2] and corner["navy"][2] > corner["navy"][0]
+
+
+def test_a_cell_is_scored_and_its_record_survives_the_disk(subject: Subject, bench: Bench, tmp_path: Path) -> None:
+    steps: list[int] = []
+    record = evaluate(subject, 2, bench, lambda done, total: steps.append(done))
+    assert record.cell == cell_of(subject, 2, bench.eval_set) and steps == [16]
+    assert (record.sampling.sampler, record.sampling.nfe, len(record.sampling.levels)) == ("ode", 2, 3)
+    assert set(record.metrics) == {"fid[mini]", "fvd[mini]"}
+    for score in record.metrics.values():
+        assert score.value > 0 and score.n == 16 and score.direction == "down"  # type: ignore[union-attr]
+    assert set(record.diagnostics) == {"mouth", "sway", "latent_std", "colour_error"}
+    assert record.timing.sample_seconds_per_clip > 0 and record.timing.decode_seconds_per_clip > 0
+    assert record.training.iterations == 0 and record.cell.checkpoint_sha256 == subject.backbone.teacher_sha256
+    write_record(record, tmp_path)
+    assert read_records(tmp_path) == [record]
+    again = evaluate(subject, 2, bench, quiet)
+    assert again.metrics == record.metrics and again.diagnostics == record.diagnostics
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_broken_generator_leaves_a_record_that_says_so(subject: Subject, bench: Bench, poison: float) -> None:
+    """No score of the clips that happen to be whole: a smaller n would flatter it."""
+    with torch.no_grad():
+        subject.network.transformer.proj_out.bias[3] = poison
+    record = evaluate(subject, 1, bench, quiet)
+    assert set(record.metrics) == {"fid[mini]", "fvd[mini]"} and record.diagnostics == {}
+    for score in record.metrics.values():
+        assert isinstance(score, SkippedScore)
+        assert "16 of 16 clips" in score.skipped and "not finite" in score.skipped
+    assert Record.model_validate_json(record.model_dump_json()) == record
+
+
+def test_one_broken_clip_is_enough(subject: Subject, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of 16 prompts gives NaN, the others are fine: the cell has no score, and says one."""
+    whole = subject.network.velocity
+
+    def velocity(x: torch.Tensor, t: torch.Tensor, cond: object) -> torch.Tensor:
+        out = whole(x, t, cond).clone()  # type: ignore[arg-type]
+        out[-1, 0, 0, 0, 0] = float("nan")
+        return out
+
+    monkeypatch.setattr(subject.network, "velocity", velocity)
+    scores = evaluate(subject, 1, bench, quiet).metrics.values()
+    assert all(isinstance(score, SkippedScore) and score.skipped.startswith("1 of 16") for score in scores)
+
+
+def test_real_clips_set_the_floor(subject: Subject, bench: Bench) -> None:
+    """Raw clips score best; a teacher of one step scores worse than both rows, by far."""
+    raw, coded = (evaluate_floor(subject.backbone, bench, through_codec) for through_codec in (False, True))
+    assert raw.cell == floor_cell(subject.backbone, bench.eval_set, False) and raw.cell.method == "real"
+    assert coded.cell == floor_cell(subject.backbone, bench.eval_set, True) and coded.cell.label != raw.cell.label
+    assert raw.cell.checkpoint_sha256 == "" and coded.cell.checkpoint_sha256 == subject.backbone.latents_sha256
+    blurred = evaluate(subject, 1, bench, quiet)
+    for name in ("fid[mini]", "fvd[mini]"):
+        floor, through, one_step = (r.metrics[name].value for r in (raw, coded, blurred))  # type: ignore[union-attr]
+        assert 0 < floor < one_step and through < one_step
+    assert blurred.diagnostics["sway"] < raw.diagnostics["sway"] < 1.6
+    assert raw.diagnostics["colour_error"] < 0.01 and raw.diagnostics["mouth"] == pytest.approx(1.0, abs=0.3)
+
+
+def test_an_eval_set_names_all_that_it_depends_on(subject: Subject) -> None:
+    side = subject.backbone.side
+    test, tuning = PortraitSet(side, 16), PortraitSet(side, 16, "validation")
+    assert test.name == "portraits-test-16" and tuning.name == "portraits-validation-16"
+    one, other, larger = test.describe(), tuning.describe(), PortraitSet(side, 17).describe()
+    assert one.reference_sha256 == other.reference_sha256 == larger.reference_sha256
+    assert len({one.prompts_sha256, other.prompts_sha256, larger.prompts_sha256}) == 3
+    assert (one.frames, one.height, one.width, one.fps) == (17, 48, 48, 12)
+
+
+def test_the_reference_is_made_once(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve clips instead of 2,048: made, kept, read again without a picture being drawn."""
+    monkeypatch.setenv("W2SVD_BENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("w2svd_bench.evaluate.evalset.REFERENCE_CLIPS", 12)
+    metrics, reader, _ = reference()
+    asked: list[int] = []
+    portraits = PortraitSet(subject.backbone.side, 2)
+    first = portraits.reference(metrics, reader, lambda done, total: asked.append(done))
+    again = portraits.reference(metrics, reader, lambda done, total: asked.append(done))
+    assert asked == [12]
+    real = clips("reference", range(12)).numpy()
+    for metric in metrics:
+        assert np.array_equal(first.features[metric.id].values_NKD, metric.features(real))
+        assert np.array_equal(first.features[metric.id].values_NKD, again.features[metric.id].values_NKD)
+    assert np.array_equal(first.readings, again.readings) and first.readings.shape[:2] == (12, 17)
+    assert not list(tmp_path.rglob("*.tmp*"))
+
+
+def test_a_contact_sheet_has_a_row_a_clip(tmp_path: Path) -> None:
+    real = clips("test", [0, 1]).numpy()
+    path = contact_sheet([("first", real[0]), ("second", real[1])], tmp_path / "new" / "sheet.png", every=4)
+    picture = np.asarray(Image.open(path))
+    assert picture.shape == (2 * (96 + 4 + 14) + 4, 5 * (96 + 4) + 4, 3)
+    corner = picture[4 + 14 : 4 + 14 + 96 : 2, 4 : 4 + 96 : 2]  # each pixel is drawn twice as large
+    assert np.array_equal(corner, real[0, 0])
+    below = picture[118 + 14 : 118 + 14 + 96 : 2, 404 : 404 + 96 : 2]
+    assert np.array_equal(below, real[1, 16])
+
+
+@pytest.mark.parametrize("ending", ["mp4", "gif"])
+def test_a_video_comes_back_as_it_was(tmp_path: Path, ending: str) -> None:
+    real = clips("test", [0]).numpy()[0]
+    path = write_video(real, tmp_path / "new" / f"clip.{ending}", fps=12)
+    read = iio.imread(path)[..., :3]
+    assert read.shape == real.shape
+    # H.264 thins the colours out and a GIF has 256 of them: close, not equal.
+    assert np.abs(read.astype(int) - real.astype(int)).mean() < 6
+
+
+def test_a_video_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="use .mp4 or .gif"):
+        write_video(clips("test", [0]).numpy()[0], tmp_path / "clip.avi", fps=12)
