@@ -68,7 +68,7 @@ wheel: $(VENV)/.test
 	@ls dist/*.whl
 
 build-mini: $(VENV)/.test
-	@$(BIN)/python -m w2svd_bench.build_mini
+	@$(BIN)/w2svd-bench build-mini
 
 clean:
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -93,9 +93,7 @@ def test_equal_scores_give_exactly_no_gradient() -> None:
     loss = distribution_matching(x, x0, x0)
     assert loss.total == 0
     assert loss.logs["dm_raw"] == 0
-    assert torch.equal(
-        gradient_on(x, lambda leaf: distribution_matching(leaf, x0, x0).total), torch.zeros_like(x)
-    )
+    assert torch.equal(gradient_on(x, lambda leaf: distribution_matching(leaf, x0, x0).total), torch.zeros_like(x))
 
 
 @pytest.mark.parametrize("normalise", [True, False])

@@ -200,7 +200,7 @@ def test_random_numbers_depend_on_their_key_and_nothing_else() -> None:
     assert not torch.equal(Rng(0, 5, 1).normal(like), Rng(0, 5, 1, rank=1).normal(like))
 
 
-def test_the_simulated_step_does_not_depend_on_the_clip(random_pool: Any) -> None:
+def test_the_simulated_step_does_not_depend_on_the_clip() -> None:
     """The rows of a batch and the control decisions of its loss are drawn under neighbouring keys."""
     like, pairs = torch.zeros(1), Counter[tuple[int, int]]()
     for iteration in range(1600):
@@ -310,8 +310,7 @@ def test_the_gan_raises_logits_of_data_and_the_generator_follows_them(gaussian: 
     weight = nn.Parameter(torch.tensor(0.0))
     models["discriminator"] = lambda x, t, cond: weight * x.flatten(1)[:, 0]
     batch = Batch(latents(torch.full((64, 2), 4.0)), no_cond(64))  # data lies above what is generated
-    role, loss = next((u.role, u.loss) for u in method.updates(0) if u.role == "discriminator")
-    assert role == "discriminator"
+    (loss,) = (update.loss for update in method.updates(0) if update.role == "discriminator")
     loss(batch, Rng(0)).total.backward()
     assert weight.grad is not None
     assert float(weight.grad) < 0  # descending gives larger logits to larger x
@@ -364,7 +363,7 @@ def test_matching_drives_mean_and_covariance_to_the_data(
 ) -> None:
     method.models = models = toys(gaussian, method)
     start = wasserstein(sampled(method, models[GENERATOR], 1, no_cond))
-    run(method, gaussian, no_cond, 300, {GENERATOR: 0.03, FAKE: 0.06})
+    run(method, gaussian, no_cond, 200, {GENERATOR: 0.03, FAKE: 0.06})
     x = sampled(method, models[GENERATOR], 1, no_cond)
     assert torch.allclose(x.mean(0), MEAN, atol=0.15)
     assert torch.allclose(torch.cov(x.T), COV, atol=0.2)
@@ -424,7 +423,7 @@ def test_lcm_moves_the_teacher_one_cell_towards_data(gaussian: Any, no_cond: Con
     prediction, target = ((1 - s.view(-1, 1, 1, 1, 1) * 0.3) * p for p, s in ((x_now, now), (x_after, after)))
     c = method.config.huber_c
     expected = (((prediction - target).square() + c * c).sqrt() - c).mean()
-    assert float(loss.total) == pytest.approx(float(expected), rel=1e-4)
+    assert float(loss.total.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
 def test_consistency_costs_nothing_on_a_flow_to_one_point(no_cond: Conds) -> None:

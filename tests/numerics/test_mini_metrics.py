@@ -19,8 +19,8 @@ from w2svd_bench.metrics.fid import MiniFid
 from w2svd_bench.metrics.fvd import MiniFvd
 from w2svd_bench.uncertainty import paired_difference
 
-GENERATED, REFERENCE = 256, 1024
-FLOOR = {"fid": 5.0, "fvd": 12.0}
+GENERATED, REFERENCE = 192, 768
+FLOOR = {"fid": 5.0, "fvd": 18.0}  # for so few clips; 512 against 2048 score about 1.3 and 4.7
 Scorer = Callable[[str, np.ndarray], float]
 
 
@@ -65,7 +65,7 @@ def noisy(frames: np.ndarray, grey_levels: float) -> np.ndarray:
 
 
 def tinted(frames: np.ndarray, grey_levels: float) -> np.ndarray:
-    return np.rint(frames + grey_levels * np.array([1.0, 0.0, -1.0])).clip(0, 255).astype(np.uint8)
+    return np.rint(frames + grey_levels * np.array([1, 0, -1], dtype=np.float32)).clip(0, 255).astype(np.uint8)
 
 
 def shuffled(frames: np.ndarray) -> np.ndarray:
@@ -82,39 +82,38 @@ def test_floor(floor: dict[str, float]) -> None:
     assert 0 < floor["fvd"] < FLOOR["fvd"]
 
 
-@pytest.mark.parametrize("name", ["fid", "fvd"])
-@pytest.mark.parametrize(
-    ("fault", "amounts"), [(blurred, (0.5, 1.0)), (noisy, (10.0, 20.0)), (tinted, (8.0, 16.0))]
-)
-def test_faults_of_frames_raise_the_score(
-    name: str,
+@pytest.mark.parametrize(("fault", "amounts"), [(blurred, (0.5, 1.0)), (noisy, (10.0, 20.0)), (tinted, (8.0, 24.0))])
+def test_faults_of_frames_raise_both_scores(
     fault: Callable[[np.ndarray, float], np.ndarray],
     amounts: tuple[float, float],
     score: Scorer,
     real: np.ndarray,
     floor: dict[str, float],
 ) -> None:
-    values = [floor[name], *(score(name, fault(real, amount)) for amount in amounts)]
-    assert values == sorted(values)
-    assert values[-1] > 1.5 * values[0]
+    mild, strong = (fault(real, amount) for amount in amounts)
+    for name in ("fid", "fvd"):
+        values = [floor[name], score(name, mild), score(name, strong)]
+        assert values == sorted(values)
+        assert values[-1] > 1.5 * values[0]
 
 
 def test_fvd_sees_the_order_of_frames_and_fid_does_not(
     score: Scorer, real: np.ndarray, floor: dict[str, float]
 ) -> None:
-    assert score("fvd", shuffled(real)) > 5 * floor["fvd"]
-    assert score("fvd", frozen(real)) > 5 * floor["fvd"]
+    assert score("fvd", shuffled(real)) > 3 * floor["fvd"]
+    assert score("fvd", frozen(real)) > 8 * floor["fvd"]
     assert score("fid", shuffled(real)) < 1.5 * floor["fid"]
 
 
-def test_a_blurred_set_is_worse_beyond_doubt(
+def test_a_paired_comparison_finds_a_faint_blur(
     metrics: dict[str, CorpusMetric], references: dict[str, Features], real: np.ndarray
 ) -> None:
-    for name, metric in metrics.items():
-        a, b = (
-            metric.compare(Features(metric.features(frames)), references[name]) for frames in (blurred(real, 1.0), real)
-        )
-        assert paired_difference(a.value, a.leave_out, b.value, b.leave_out).low > 0
+    # A quarter of a 3 x 3 blur lies within the floor's own error bars; paired on the same clips it is clear.
+    metric, blurry = metrics["fid"], blurred(real, 0.25)
+    a, b = (metric.compare(Features(metric.features(frames)), references["fid"]) for frames in (blurry, real))
+    difference = paired_difference(a.value, a.leave_out, b.value, b.leave_out)
+    assert difference.low > 0
+    assert difference.se < 0.7 * np.hypot(a.se, b.se)
 
 
 @pytest.mark.parametrize("name", ["fid", "fvd"])

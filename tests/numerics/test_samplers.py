@@ -11,8 +11,8 @@ from torch import Tensor
 
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.backbones.roles import Network
-from w2svd_bench.config import Frozen
 from w2svd_bench.baselines.euler.method import Euler
+from w2svd_bench.config import Frozen
 from w2svd_bench.data.portraits import captions
 from w2svd_bench.flow import schedule
 from w2svd_bench.rng import clip_noise

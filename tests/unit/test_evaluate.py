@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.data.portraits import clips
 from w2svd_bench.errors import BenchError
 from w2svd_bench.evaluate.cell import Bench, cell_of, evaluate, evaluate_floor, floor_cell
-from w2svd_bench.evaluate.evalset import PortraitSet, Reference
+from w2svd_bench.evaluate.evalset import PortraitSet, Reference, _save
 from w2svd_bench.evaluate.pictures import contact_sheet, write_video
 from w2svd_bench.evaluate.sampling import Subject, sample
 from w2svd_bench.flow import schedule
@@ -168,9 +169,7 @@ def test_an_eval_set_names_all_that_it_depends_on(subject: Subject) -> None:
     assert (one.frames, one.height, one.width, one.fps) == (17, 48, 48, 12)
 
 
-def test_the_reference_is_made_once(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_reference_is_made_once(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve clips instead of 2,048: made, kept, read again without a picture being drawn."""
     monkeypatch.setenv("W2SVD_BENCH_CACHE", str(tmp_path))
     monkeypatch.setattr("w2svd_bench.evaluate.evalset.REFERENCE_CLIPS", 12)
@@ -186,6 +185,26 @@ def test_the_reference_is_made_once(
         assert np.array_equal(first.features[metric.id].values_NKD, again.features[metric.id].values_NKD)
     assert np.array_equal(first.readings, again.readings) and first.readings.shape[:2] == (12, 17)
     assert not list(tmp_path.rglob("*.tmp*"))
+
+
+def test_two_processes_may_keep_the_same_features_at_once(tmp_path: Path) -> None:
+    """`reproduce --jobs 2` does that: neither may trip over the other's half-written file."""
+    path, values = tmp_path / "features" / "one.npy", np.arange(10_000.0)
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                for _ in range(300):
+                    _save(path, values)
+                    np.load(path, allow_pickle=False)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    assert np.array_equal(np.load(path), values)
 
 
 def test_a_contact_sheet_has_a_row_a_clip(tmp_path: Path) -> None:
@@ -210,5 +229,5 @@ def test_a_video_comes_back_as_it_was(tmp_path: Path, ending: str) -> None:
 
 
 def test_a_video_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="use .mp4 or .gif"):
+    with pytest.raises(BenchError, match=r"use \.mp4 or \.gif"):
         write_video(clips("test", [0]).numpy()[0], tmp_path / "clip.avi", fps=12)

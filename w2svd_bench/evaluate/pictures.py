@@ -40,7 +40,8 @@ def write_video(frames_FHWC: np.ndarray, path: Path, fps: float) -> Path:
     """Writes one clip as .mp4 (H.264, near lossless) or .gif, by the path's ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".mp4":
-        iio.imwrite(path, frames_FHWC, fps=fps, codec="libx264", macro_block_size=1, output_params=["-crf", "10"])
+        quality = {"codec": "libx264", "macro_block_size": 1, "output_params": ["-crf", "10"]}
+        iio.imwrite(path, frames_FHWC, plugin="FFMPEG", fps=fps, **quality)
     elif path.suffix == ".gif":
         pictures = [Image.fromarray(frame) for frame in frames_FHWC]
         pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
