@@ -6,6 +6,7 @@ The grid is evaluated once, in ``grid``; tests that change anything work on a co
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import shutil
 from collections.abc import Callable
@@ -48,27 +49,40 @@ def _forget_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, reference: None) -> Evaluated:
-    """Five methods, one of them from a file that ``new-method`` wrote, at 1, 4 and 28 steps."""
+def grid(session_folder: Path, tiny: Tiny, reference: None) -> Evaluated:
+    """Five methods, one of them from a file that ``new-method`` wrote, at 1, 4 and 28 steps.
+
+    Of several workers one makes it and the others wait; no test changes what is in it.
+    """
+    out = session_folder / "grid"
+    plugin, finished = out / "fresh.py", out / "finished"
+    with (session_folder / "grid.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished.exists():
+            _make_grid(out, plugin, tiny())
+            finished.touch()
+    return Evaluated(out, plugin)
+
+
+def _make_grid(out: Path, plugin: Path, tiny: list[str]) -> None:
     from w2svd_bench.cli.app import run
 
-    out, registered = tmp_path_factory.mktemp("grid"), dict(METHODS._registered)
-    plugin = out / "fresh.py"
+    registered = dict(METHODS._registered)
+    where = ["--out", str(out)]
     assert run(["new-method", "fresh", "--folder", str(out)]) == 0
-    assert run(["train", "--method", "euler", "--device", "cpu", "--out", str(out)]) == 0
+    assert run(["train", "--method", "euler", "--device", "cpu", *where]) == 0
     for method in TRAINED:
-        assert run(["train", "--method", method, *tiny(), "--out", str(out)]) == 0
-    assert run(["train", "--plugin", str(plugin), "--method", "fresh", *tiny(), "--out", str(out)]) == 0
+        assert run(["train", "--method", method, *tiny, *where]) == 0
+    assert run(["train", "--plugin", str(plugin), "--method", "fresh", *tiny, *where]) == 0
     METHODS._registered = dict(registered)  # eval has to find the file by itself, through the run
-    assert run(["eval", "--steps", "1", "4", "28", *CLIPS, "--out", str(out)]) == 0
+    assert run(["eval", "--steps", "1", "4", "28", *CLIPS, *where]) == 0
     METHODS._registered = registered
-    return Evaluated(out, plugin)
 
 
 @pytest.fixture
 def copied(grid: Evaluated, tmp_path: Path) -> Evaluated:
     """A copy to change."""
-    shutil.copytree(grid.out, tmp_path / "runs")
+    shutil.copytree(grid.out, tmp_path / "runs", ignore=shutil.ignore_patterns("*.tmp"))
     return Evaluated(tmp_path / "runs", grid.plugin)
 
 

@@ -6,6 +6,7 @@ model card.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -145,6 +146,15 @@ def _teacher(out: Path, plan: BuildPlan, codec: MiniCodec, device: str, log: Log
     transformer.load_state_dict({name: value.cpu() for name, value in average.items()}, strict=True)
     save_pipeline(folder, transformer.cpu(), phrases, SEPARATOR, SIDE)
     shutil.copytree(start / "codec", folder / "codec", dirs_exist_ok=True)
+    _forget_paths(folder)
+
+
+def _forget_paths(folder: Path) -> None:
+    """Diffusers notes where a model was loaded from; the assets shall not say on which machine they were made."""
+    for path in folder.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _features(out: Path, plan: BuildPlan, device: str, log: Log) -> None:

@@ -1,0 +1,50 @@
+"""What the repository shows is what its records say: tables are rendered again and compared byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from w2svd_bench.cli.boards import BEGIN, END, with_block
+from w2svd_bench.errors import BenchError
+from w2svd_bench.leaderboard.render import write_leaderboard
+from w2svd_bench.record import read_records
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = sorted(path.parent for path in (ROOT / "results").rglob("records"))
+
+
+def test_there_are_results() -> None:
+    assert RESULTS
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_tables_are_rendered_from_the_records(folder: Path, tmp_path: Path) -> None:
+    written = write_leaderboard(read_records(folder), tmp_path)
+    assert {path.name for path in written} == {"leaderboard.csv", "leaderboard.md", "leaderboard.tex"}
+    for path in written:
+        assert path.read_bytes() == (folder / path.name).read_bytes(), f"w2svd-bench leaderboard {folder}"
+
+
+def test_the_readme_shows_the_table_of_the_miniature() -> None:
+    page, table = (ROOT / "README.md").read_text(), (ROOT / "results" / "mini" / "leaderboard.md").read_text()
+    assert table in page
+    assert with_block(page, table) == page
+
+
+def test_the_miniature_was_measured_with_the_recipes_that_ship() -> None:
+    from w2svd_bench.cli.training import resolve_recipe
+    from w2svd_bench.registry import METHODS
+
+    for record in read_records(ROOT / "results" / "mini"):
+        if record.cell.method != "real":
+            recipe = resolve_recipe(METHODS.get(record.cell.method), "mini", None, [])
+            assert record.config == recipe.model_dump(mode="json"), record.cell.label
+
+
+def test_a_block_is_replaced_and_nothing_else() -> None:
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert with_block(page, "new\n") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    with pytest.raises(BenchError, match="no place"):
+        with_block("nothing here", "new\n")
