@@ -98,7 +98,12 @@ class Backbone:
                     f"it is neither one of {BACKBONES.names()} nor a diffusers pipeline directory with a {needed}",
                     "give one of those names or the path of such a directory",
                 )
-        side = Side(**json.loads((folder / SIDE_FILE).read_text()))
+        try:
+            side = Side(**json.loads((folder / SIDE_FILE).read_text()))
+        except (ValueError, TypeError) as error:
+            raise BenchError(
+                f"backbone {source!r} can't be opened", f"its {SIDE_FILE} can't be read: {error}", "mend that file"
+            ) from error
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
         vae: Any

@@ -6,14 +6,16 @@ import os
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
+from rich.markup import escape
 
 from w2svd_bench import __version__
 from w2svd_bench.cli import boards, evaluating, plugins, reproducing, sampling, training
 from w2svd_bench.cli.arguments import spread
 from w2svd_bench.cli.progress import errors
 from w2svd_bench.errors import BenchError
+
+INTERRUPTED = 130  # the exit status that typer makes of a KeyboardInterrupt
 
 app = typer.Typer(
     name="w2svd-bench",
@@ -52,21 +54,21 @@ def _options(
 def run(arguments: Sequence[str]) -> int:
     """Runs the command line on the given arguments and returns its exit status."""
     try:
-        status = typer.main.get_command(app).main(spread(arguments), prog_name="w2svd-bench", standalone_mode=False)
-        return status if isinstance(status, int) else 0
+        # typer brings its own copy of click, so nobody outside can name its errors: it shows them itself and exits.
+        typer.main.get_command(app).main(spread(arguments), prog_name="w2svd-bench")
+        return 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if status == INTERRUPTED:
+            errors.print("interrupted; the same command goes on where it stopped", highlight=False)
+        return status
     except BenchError as error:
         if os.environ.get("W2SVD_BENCH_DEBUG"):
             raise
-        errors.print(f"[bold red]error:[/] {error.what}", highlight=False, soft_wrap=True)
-        errors.print(f"  [dim]why:[/]  {error.why}", highlight=False, soft_wrap=True)
-        errors.print(f"  [dim]cure:[/] {error.cure}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]error:[/] {escape(error.what)}", highlight=False, soft_wrap=True)
+        errors.print(f"  [dim]why:[/]  {escape(error.why)}", highlight=False, soft_wrap=True)
+        errors.print(f"  [dim]cure:[/] {escape(error.cure)}", highlight=False, soft_wrap=True)
         return 1
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        errors.print("interrupted; the same command goes on where it stopped", highlight=False)
-        return 130
 
 
 def main() -> None:

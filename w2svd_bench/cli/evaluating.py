@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from w2svd_bench.cli import options
 from w2svd_bench.cli.arguments import names, positive_integers
 from w2svd_bench.cli.boards import show
-from w2svd_bench.cli.progress import Reporter, quiet
+from w2svd_bench.cli.progress import Reporter, errors, quiet
 from w2svd_bench.errors import BenchError
 
 
@@ -83,5 +84,8 @@ def _finished(out: Path, backbone: str, labels: list[str]) -> list[Path]:
         )
     for folder, run in chosen.items():
         if not run.finished and not quiet():
-            print(f"note: {folder} is not finished and is left out; repeat its `w2svd-bench train` command to go on")
+            left_out = (
+                f"note: {folder} is not finished and is left out; repeat its `w2svd-bench train` command to go on"
+            )
+            errors.print(escape(left_out), highlight=False, soft_wrap=True)
     return [folder for folder, run in chosen.items() if run.finished]

@@ -26,7 +26,7 @@ class Reporter:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last: dict[str, float] = {}
-        if not self._json and console.is_terminal:
+        if not self._json and errors.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -34,7 +34,7 @@ class Reporter:
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[note]}"),
             )
-            self._bars = Progress(*columns, console=console)
+            self._bars = Progress(*columns, console=errors)
 
     def __enter__(self) -> Reporter:
         if self._bars:
@@ -55,7 +55,7 @@ class Reporter:
             self._show(self._bars, task, done, total, note)
         elif done >= total or time.monotonic() - self._last.get(task, 0.0) >= INTERVAL_SECONDS:
             self._last[task] = time.monotonic()
-            print(f"{task}: {done}/{total} {note}".rstrip(), file=sys.stdout, flush=True)
+            print(f"{task}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
 
     def _show(self, bars: Progress, task: str, done: int, total: int, note: str) -> None:
         """A bar for what is under way; what is finished becomes a line above the bars."""

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from w2svd_bench.cli import options
-from w2svd_bench.cli.progress import console
 
 
 def sample(
@@ -54,8 +53,9 @@ def sample(
     sampler = subject.method.sampler(steps)
     frames = [f for part in sampling.sample(subject, sampler, prompts, seed) for f in part.frames.numpy()]
     stem = f"{method}-steps{steps}-seed{seed}"
-    for index, clip in enumerate(frames):
-        console.print(
-            str(write_video(clip, to / f"{stem}-{index}.{'gif' if gif else 'mp4'}", subject.backbone.side.fps))
-        )
-    console.print(str(contact_sheet(list(zip(prompts, frames, strict=True)), to / f"{stem}.png", every=2)))
+    ending = "gif" if gif else "mp4"
+    fps = subject.backbone.side.fps
+    written = [write_video(clip, to / f"{stem}-{index}.{ending}", fps) for index, clip in enumerate(frames)]
+    written.append(contact_sheet(list(zip(prompts, frames, strict=True)), to / f"{stem}.png", every=2))
+    for path in written:
+        print(path)  # one a line, whole, for whoever reads this in a script

@@ -6,6 +6,7 @@ a third; no clip is in two of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,6 +99,6 @@ class Reference:
 
 def _save(path: Path, values: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp.npy")
+    partial = path.with_suffix(f".{os.getpid()}.tmp.npy")  # several evaluations may make the same at once
     np.save(partial, values, allow_pickle=False)
     partial.replace(path)

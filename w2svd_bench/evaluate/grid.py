@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +15,7 @@ from w2svd_bench.evaluate.evalset import PortraitSet
 from w2svd_bench.evaluate.pictures import contact_sheet
 from w2svd_bench.evaluate.sampling import Subject, sample
 from w2svd_bench.metrics.diagnostics import Reader
-from w2svd_bench.record import Cell, write_record
+from w2svd_bench.record import Cell, read_records, write_record
 from w2svd_bench.registry import METRICS
 
 # (what is being done, done, total)
@@ -84,12 +83,12 @@ class Grid:
         table has one number a cell.
         """
         same = {"backbone": cell.backbone, "label": cell.label, "steps": cell.steps, "seed": cell.seed}
-        for path in (self.out / "records").glob("*.json"):
-            old = json.loads(path.read_text())["cell"]
-            if all(old[key] == value for key, value in same.items()):
-                target = self.out / "records" / "superseded" / path.name
+        folder = self.out / "records"
+        for old in read_records(folder) if folder.is_dir() else []:
+            if all(getattr(old.cell, key) == value for key, value in same.items()):
+                target = folder / "superseded" / old.file_name
                 target.parent.mkdir(exist_ok=True)
-                path.replace(target)
+                (folder / old.file_name).replace(target)
 
     def _sheet(self, subject: Subject, steps: Sequence[int], path: Path) -> None:
         """The first prompts of the set at every number of steps, each below the real clip of its prompt."""

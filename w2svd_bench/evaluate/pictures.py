@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -40,7 +41,7 @@ def write_video(frames_FHWC: np.ndarray, path: Path, fps: float) -> Path:
     """Writes one clip as .mp4 (H.264, near lossless) or .gif, by the path's ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".mp4":
-        quality = {"codec": "libx264", "macro_block_size": 1, "output_params": ["-crf", "10"]}
+        quality: dict[str, Any] = {"codec": "libx264", "macro_block_size": 1, "output_params": ["-crf", "10"]}
         iio.imwrite(path, frames_FHWC, plugin="FFMPEG", fps=fps, **quality)
     elif path.suffix == ".gif":
         pictures = [Image.fromarray(frame) for frame in frames_FHWC]
