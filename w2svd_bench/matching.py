@@ -38,7 +38,8 @@ class MatchingConfig(Frozen):
         fake_warmup: updates of the fake alone before the generator's first.
         trained_steps: the generator learns at the levels of a sampler with this many steps. One generator then
             serves every number of steps whose levels are among them: 4 serves 1, 2 and 4.
-        first_level_share: how often the first level (pure noise, all that one step ever sees) is drawn.
+        first_level_share: how often the first level (pure noise, all that one step ever sees) is drawn; with input
+            ``simulate`` all levels are drawn alike.
         input: ``data`` noises real latents; ``simulate`` runs the generator's own sampler up to a random step, which
             trains on what sampling will see and needs no data, but costs forward passes (DMD2, section 4.5).
         score_shift, score_range: levels at which the scores are compared: uniform in the range, then shifted.

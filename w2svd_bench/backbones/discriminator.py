@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Discriminator(nn.Module):
-    """Reads the image tokens after the teacher's last block and gives one logit a clip (DMD2, arXiv 2405.14867, 4.3).
+    """Reads the image tokens after the teacher's last block and gives one logit a clip.
+
+    After DMD2 (arXiv 2405.14867, 4.3), which reads the fake's features; FastGen reads the frozen teacher's, as here.
 
     The features are the frozen base's, without any adapter, so the discriminator does not move when the fake does.
     """
