@@ -242,11 +242,12 @@ def test_roles_learn_apart_and_the_base_never(inputs: tuple[Tensor, Tensor, Cond
     own = {id(p) for name in roles.trained() for p in roles.parameters(name).values()}
     base = {k: p for k, p in roles.base.transformer.named_parameters() if id(p) not in own}
     frozen = copied(base)
+    assert not any(p.requires_grad for p in roles.base.transformer.parameters())  # until somebody learns
     for learner in (GENERATOR, FAKE, "discriminator", "copy"):
         before = {name: copied(roles.parameters(name)) for name in roles.trained()}
         roles.learn(learner)
         optimizer = torch.optim.AdamW(roles.parameters(learner).values(), lr=1e-2)
-        roles[learner](*inputs).square().sum().backward()
+        sum(roles[name](*inputs).square().sum() for name in roles).backward()
         for name in roles.trained():
             assert all((p.grad is not None) == (name == learner) for p in roles.parameters(name).values()), name
         assert all(p.grad is None for p in base.values())

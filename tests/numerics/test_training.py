@@ -182,6 +182,29 @@ def test_checkpointing_in_memory_changes_no_bit_of_the_training(
     assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
 
 
+def test_gradients_are_clipped_and_rates_follow_the_recipe(
+    untrained_backbone: Backbones, random_pool: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"generator": {"learning_rate": 1e-4, "clip": 0.01, "warmup": 2, "decay_from": 0.5}, "grid": 8}
+    recipe = make_recipe("lcm", 4, batch_size=1)
+    trainer = Trainer(
+        LCM(validated(LCM.Config, settings, "lcm"), SHIFT), untrained_backbone(), random_pool(2), recipe, 0
+    )
+    optimizer, parameters = trainer.optimizers[GENERATOR], trainer.roles.parameters(GENERATOR).values()
+    step, norms, rates = optimizer.step, [], []
+
+    def spy() -> None:
+        norms.append(float(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm()))
+        rates.append(optimizer.param_groups[0]["lr"])
+        step()
+
+    monkeypatch.setattr(optimizer, "step", spy)
+    trainer.fit(tmp_path, ignore)
+    assert all(entry["generator/gradient_norm"] > 0.011 for entry in log_of(tmp_path))  # before they are clipped
+    assert norms == pytest.approx([0.01] * 4, rel=1e-3)
+    assert rates == pytest.approx([5e-5, 1e-4, 1e-4, 5e-5])
+
+
 # --- Golden curves --------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +264,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_weights_change(
 
 def run_of(recipe: Recipe) -> Run:
     config = recipe.model_dump(mode="json")
-    return Run(method=recipe.method, backbone="mini", label=recipe.method, seed=0, config=config)
+    return Run(recipe.method, "mini", recipe.method, 0, config, backbone_sha256="")
 
 
 def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(

@@ -30,6 +30,7 @@ from w2svd_bench.types import Cond
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 SIDE_FILE = "w2svd_bench.json"
+DECODED_AT_ONCE = 4  # what stays in a core's cache: half the time a clip of a batch of 64 (measured)
 
 
 class BackboneSource(ABC):
@@ -86,9 +87,9 @@ class Backbone:
         self.codec = codec.to(device).eval().requires_grad_(False)
         self.latent_channels: int = pipeline.transformer.config.in_channels
 
-    @classmethod
-    def load(cls, source: str, device: str = "cpu") -> Backbone:
-        """Opens a named backbone (``mini``) or a pipeline directory; raises `BenchError` for anything else."""
+    @staticmethod
+    def locate(source: str) -> tuple[Path, Side]:
+        """The directory and side of a named backbone (``mini``) or of a path; raises `BenchError` for anything else."""
         named = source in BACKBONES.names()
         folder = BACKBONES.get(source)().folder() if named else Path(source)
         for needed in ("model_index.json", SIDE_FILE):
@@ -104,6 +105,12 @@ class Backbone:
             raise BenchError(
                 f"backbone {source!r} can't be opened", f"its {SIDE_FILE} can't be read: {error}", "mend that file"
             ) from error
+        return folder, side
+
+    @classmethod
+    def load(cls, source: str, device: str = "cpu") -> Backbone:
+        """Opens what `locate` finds."""
+        folder, side = cls.locate(source)
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
         vae: Any
@@ -138,6 +145,11 @@ class Backbone:
         """sha256 of the teacher's weight files."""
         return _sha256(sorted((self.folder / "transformer").glob("*.safetensors")))
 
+    @property
+    def sha256(self) -> str:
+        """What a trained generator belongs to: this teacher with this codec and these text encoders."""
+        return hashlib.sha256((self.teacher_sha256 + self.latents_sha256).encode()).hexdigest()
+
     @cached_property
     def latents_sha256(self) -> str:
         """sha256 of whatever decides latents and conditioning: the codec, the text encoders, the tokenizers."""
@@ -169,9 +181,11 @@ class Backbone:
     @torch.no_grad()
     def decode(self, latents_BCTHW: Tensor) -> Tensor:
         """Scaled latents to uint8 clips (B, F, H, W, 3) on the CPU."""
-        video = self.codec.decode(latents_BCTHW / self.codec.config.scaling_factor, return_dict=False)[0]
-        pixels = ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 4, 1).cpu().contiguous()
+        parts = []
+        for latents in (latents_BCTHW / self.codec.config.scaling_factor).split(DECODED_AT_ONCE):
+            video = self.codec.decode(latents, return_dict=False)[0]
+            parts.append(((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu())
+        return torch.cat(parts).contiguous()
 
 
 @contextmanager

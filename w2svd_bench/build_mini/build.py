@@ -51,6 +51,7 @@ class BuildPlan:
     """How large each stage is."""
 
     codec_clips: int = 4096
+    decoder_clips: int = 8192
     decoder_steps: int = 2500
     pool_clips: int = 24_576
     teacher: TeacherPlan = field(default_factory=TeacherPlan)
@@ -60,6 +61,7 @@ class BuildPlan:
 
 REHEARSAL = BuildPlan(
     codec_clips=64,
+    decoder_clips=64,
     decoder_steps=2,
     pool_clips=64,
     teacher=TeacherPlan(iterations=3),
@@ -102,7 +104,7 @@ def _codec(out: Path, plan: BuildPlan, device: str, log: Log) -> MiniCodec:
         codec.save_pretrained(linear)
     if not (whole / "config.json").is_file():
         codec = MiniCodec.from_pretrained(linear)
-        fit_decoder(codec, plan.decoder_steps, 16, 2e-3, device, log)
+        fit_decoder(codec, plan.decoder_clips, plan.decoder_steps, 16, 2e-3, device, log)
         log(f"codec, with the trained decoder: held-out PSNR {psnr(codec, 512):.2f} dB")
         codec.save_pretrained(whole)
     return MiniCodec.from_pretrained(whole)
@@ -144,9 +146,12 @@ def _teacher(out: Path, plan: BuildPlan, codec: MiniCodec, device: str, log: Log
         transformer, network.velocity, pool["latents"], cond_of, plan.teacher, out / "teacher", log, device
     )
     transformer.load_state_dict({name: value.cpu() for name, value in average.items()}, strict=True)
-    save_pipeline(folder, transformer.cpu(), phrases, SEPARATOR, SIDE)
-    shutil.copytree(start / "codec", folder / "codec", dirs_exist_ok=True)
-    _forget_paths(folder)
+    draft = out / "mini-draft"  # renamed when whole: a folder that is there counts as done
+    save_pipeline(draft, transformer.cpu(), phrases, SEPARATOR, SIDE)
+    shutil.copytree(start / "codec", draft / "codec", dirs_exist_ok=True)
+    _forget_paths(draft)
+    folder.parent.mkdir(exist_ok=True)
+    draft.rename(folder)
 
 
 def _forget_paths(folder: Path) -> None:

@@ -61,10 +61,12 @@ def fit_linear(codec: MiniCodec, num_clips: int, log: Log) -> None:
     log(f"codec latent std: {codec.encode(to_unit(clips('train', range(256)))).latent_dist.mode().std():.4f}")
 
 
-def fit_decoder(codec: MiniCodec, steps: int, batch_size: int, learning_rate: float, device: str, log: Log) -> None:
+def fit_decoder(
+    codec: MiniCodec, num_clips: int, steps: int, batch_size: int, learning_rate: float, device: str, log: Log
+) -> None:
     """Trains the decoder's correction on the train split (L2 and L1 in pixels); the encoder stays as it is."""
     codec.to(device).train()
-    pool = torch.cat([frames for _, frames in batches("train", 8192)])
+    pool = torch.cat([frames for _, frames in batches("train", num_clips)])
     optimizer = torch.optim.AdamW(codec.correction.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     start = time.perf_counter()

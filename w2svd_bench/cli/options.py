@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from w2svd_bench.errors import BenchError
-from w2svd_bench.registry import METHODS
+from w2svd_bench.registry import BACKBONES, METHODS
 
 Backbone = Annotated[str, typer.Option("--backbone", help="mini, or a HunyuanVideo pipeline directory.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder of runs and results.")]
@@ -38,7 +38,21 @@ def resolve_device(device: str) -> str:
         raise BenchError(
             f"device {device!r} is not there", "torch sees no CUDA GPU on this machine", "use --device cpu"
         )
+    number = device.partition(":")[2]
+    count = torch.cuda.device_count()
+    if number and not (number.isdecimal() and int(number) < count):
+        why = f"torch sees {count} GPUs, counted from 0"
+        raise BenchError(f"device {device!r} is not there", why, "use --device auto")
     return device
+
+
+def backbone_name(source: str) -> str:
+    """What a backbone calls itself: recipes and folders go by that name, also where a path was given."""
+    if source in BACKBONES.names():
+        return source
+    from w2svd_bench.backbones.base import Backbone as Opened
+
+    return Opened.locate(source)[1].backbone
 
 
 def load_plugin(path: Path | None) -> list[str]:

@@ -34,7 +34,7 @@ def new_method(
     folder: Annotated[Path, typer.Option("--folder", help="Where to write NAME.py.")] = Path(),
 ) -> None:
     """Write a commented skeleton of a method that trains on the miniature as it stands."""
-    if not name.isidentifier() or name != name.lower():
+    if not name.isidentifier() or name != name.lower() or not name[0].isalpha():
         raise BenchError(
             f"{name!r} can't name a method", "it has to be a Python name in small letters", "try: mymethod"
         )
@@ -45,7 +45,7 @@ def new_method(
         raise BenchError(f"{path} exists", "nothing is overwritten", "choose another name or folder")
     template = resources.files("w2svd_bench").joinpath("assets/new_method.py.txt").read_text()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(template.replace("NAME", name).replace("CLASS", name.title().replace("_", "")))
+    path.write_text(template.replace("NAME", name).replace("CLASS", name.title().replace("_", "") + "Method"))
     console.print(f"wrote {path}; now:", highlight=False)
     console.print(f"  w2svd-bench train --plugin {path} --method {name}", highlight=False, soft_wrap=True)
     console.print("  w2svd-bench eval --steps 1 4 28", highlight=False)

@@ -70,7 +70,7 @@ def reproduce(
     run_jobs(work, jobs)
     from w2svd_bench.cli.boards import show
 
-    results = results_folder(out, _name(backbone), split, clips)
+    results = results_folder(out, options.backbone_name(backbone), split, clips)
     show(results)
     console.print(f"contact sheets: {results / 'sheets'}; {time.perf_counter() - start:.0f} s in all", highlight=False)
 
@@ -82,7 +82,7 @@ def _variants(plan: Path | None, backbone: str) -> list[Variant]:
     """
     if plan is not None:
         return validated(Plan, load_recipe(plan), f"the plan {plan}").runs
-    names = sorted(METHODS.names(), key=lambda name: -_weight(name, backbone))
+    names = sorted(METHODS.names(), key=lambda name: -_weight(name, options.backbone_name(backbone)))
     return [Variant(method=name, label=name) for name in names]
 
 
@@ -92,12 +92,6 @@ def _weight(method: str, backbone: str) -> int:
     recipe = validated(Recipe, method_class.recipe(backbone), f"the recipe of {method}")
     config = validated(method_class.Config, recipe.settings, f"the settings of {method}")
     return recipe.training.iterations * len(method_class(config, shift=1.0).roles())
-
-
-def _name(backbone: str) -> str:
-    from w2svd_bench.backbones.base import Backbone
-
-    return Backbone.load(backbone).name
 
 
 def build_mini(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,15 +37,17 @@ def train(
     """
     options.load_plugin(plugin)
     method_class = METHODS.get(method)
-    resolved = resolve_recipe(method_class, backbone, recipe, overrides or [])
+    resolved = resolve_recipe(method_class, options.backbone_name(backbone), recipe, overrides or [])
     if label is None and (overrides or recipe):
         label = method
         if not dry_run and not quiet():
             console.print(f"note: this variant will be called {label!r} in tables; --label NAME gives it its own name")
-    label = label or method
-    if not label.replace("-", "").replace("_", "").replace(".", "").isalnum():
+    label = method if label is None else label
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", label) or label.startswith("results"):
         raise BenchError(
-            f"label {label!r} can't name a folder", "it holds more than letters, digits, - _ .", "use another"
+            f"label {label!r} can't name a run",
+            "it names a folder beside the results: letters, digits, - _ and . only, and not results...",
+            "use another name",
         )
     if dry_run:
         console.print(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False).rstrip(), highlight=False)
@@ -84,6 +87,7 @@ def _train(
         label=label,
         seed=seed,
         config=recipe.model_dump(mode="json"),
+        backbone_sha256=backbone.sha256,
         plugin=str(plugin) if plugin else None,
     )
     folder = run_folder(out, backbone.name, label, seed)

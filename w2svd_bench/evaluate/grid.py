@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from w2svd_bench.evaluate.evalset import PortraitSet
 from w2svd_bench.evaluate.pictures import contact_sheet
 from w2svd_bench.evaluate.sampling import Subject, sample
 from w2svd_bench.metrics.diagnostics import Reader
-from w2svd_bench.record import Cell, read_records, write_record
+from w2svd_bench.record import Cell, Score, read_records, write_record
 from w2svd_bench.registry import METRICS
 
 # (what is being done, done, total)
@@ -56,7 +57,7 @@ class Grid:
         backbone = Backbone.load(self.source, self.device)
         for through_codec in (False, True):
             cell = floor_cell(backbone, self.eval_set, through_codec)
-            if not record_path(self.out, cell).is_file():
+            if not self._done(cell):
                 self._set_aside(cell)
                 write_record(evaluate_floor(backbone, self.bench, through_codec), self.out / "records")
 
@@ -66,7 +67,7 @@ class Grid:
         new = 0
         for number in steps:
             cell = cell_of(subject, number, self.eval_set)
-            if record_path(self.out, cell).is_file():
+            if self._done(cell):
                 continue
             self._set_aside(cell)
             name = f"{subject.run.label} seed {subject.run.seed}, {number} step{'s' if number > 1 else ''}"
@@ -78,6 +79,16 @@ class Grid:
             self._sheet(subject, steps, sheet)
         return new
 
+    def _done(self, cell: Cell) -> bool:
+        """Whether a record of the cell is there, of the same set and by the same metrics."""
+        folder = self.out / "records"
+        if not record_path(self.out, cell).is_file():
+            return False
+        (record,) = (one for one in read_records(folder) if one.cell == cell)
+        wanted = {metric.name: metric.id for metric in self.bench.metrics}
+        measured = {name: score.id for name, score in record.metrics.items() if isinstance(score, Score)}
+        return record.eval_set == self.eval_set.describe() and all(wanted.get(k) == v for k, v in measured.items())
+
     def _set_aside(self, cell: Cell) -> None:
         """Moves records of this very cell that older weights left to ``records/superseded``: nothing is lost, and the
         table has one number a cell.
@@ -88,7 +99,8 @@ class Grid:
             if all(getattr(old.cell, key) == value for key, value in same.items()):
                 target = folder / "superseded" / old.file_name
                 target.parent.mkdir(exist_ok=True)
-                (folder / old.file_name).replace(target)
+                with suppress(FileNotFoundError):  # another evaluation was faster
+                    (folder / old.file_name).replace(target)
 
     def _sheet(self, subject: Subject, steps: Sequence[int], path: Path) -> None:
         """The first prompts of the set at every number of steps, each below the real clip of its prompt."""

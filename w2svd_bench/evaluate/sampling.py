@@ -53,12 +53,18 @@ class Subject:
         method = method_class(validated(method_class.Config, run.config["settings"], f"{folder}"), backbone.side.shift)
         generator = folder / GENERATOR_FOLDER
         trained = bool(method.roles())
+        if run.backbone_sha256 != backbone.sha256:
+            raise BenchError(
+                f"the run {folder} belongs to another {backbone.name}",
+                "the backbone's teacher, codec or text encoders are not those that it was trained with",
+                "train it again in a folder of its own (--label NAME or --out DIR), or give the backbone of that time",
+            )
         found = generator_sha256(generator) if trained else backbone.teacher_sha256
         if found != run.weights_sha256:
             raise BenchError(
                 f"the weights of {folder} are not those that its training left",
                 f"sha256 {found[:12]}... instead of {run.weights_sha256[:12]}...",
-                "train the run again, or give back its generator folder (a rebuilt backbone needs new runs too)",
+                "train the run again, or give back its generator folder",
             )
         return cls(run, method, backbone, load_generator(backbone, generator) if trained else backbone.network())
 
@@ -68,7 +74,7 @@ class Subject:
         method_class = METHODS.get(name)
         recipe = method_class.recipe(backbone.name)
         method = method_class(validated(method_class.Config, recipe.get("settings", {}), name), backbone.side.shift)
-        run = Run(name, backbone.name, name, 0, recipe, finished=True, weights_sha256=backbone.teacher_sha256)
+        run = Run(name, backbone.name, name, 0, recipe, backbone.sha256)
         return cls(run, method, backbone, backbone.network())
 
 

@@ -144,6 +144,12 @@ def _refuse_other(earlier: Run, run: Run, folder: Path) -> None:
     differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     if earlier.method != run.method:
         differing.insert(0, "method")
+    if earlier.backbone_sha256 != run.backbone_sha256:
+        raise BenchError(
+            f"{folder} holds a run on another {run.backbone}",
+            "the backbone's teacher, codec or text encoders have changed since",
+            "give this run another name with --label NAME, or delete that folder",
+        )
     if differing:
         shown = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in differing[:4])
         raise BenchError(

@@ -27,6 +27,7 @@ class Run:
         label: what tables call it; the method's name unless another was given.
         plugin: the file of a method that came with ``--plugin``, so that evaluation can load it again; else None.
         config: the resolved recipe.
+        backbone_sha256: of the teacher, codec and text encoders that the run was trained with.
         iterations, updates, network_evaluations, seconds, peak_memory_bytes: what training cost.
         weights_sha256: of the exported generator (the teacher's own for a method without training).
     """
@@ -36,6 +37,7 @@ class Run:
     label: str
     seed: int
     config: dict[str, Any]
+    backbone_sha256: str
     plugin: str | None = None
     finished: bool = False
     iterations: int = 0
