@@ -44,4 +44,5 @@ def schedule(steps: int, shift: float) -> Tensor:
     """
     import torch
 
-    return shift_levels(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).to(torch.float32)
+    # Rounded before it is shifted, as the scheduler does: the other order differs in the last bit at 28 steps.
+    return shift_levels(torch.linspace(1, 0, steps + 1, dtype=torch.float64).to(torch.float32), shift)

@@ -18,7 +18,7 @@ def per_sample(values: Tensor) -> Tensor:
 
 def flow_matching(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
     """``|| v - (eps - x0) ||^2`` a sample, (B,) (rectified flow, arXiv 2209.03003, eq. 1)."""
-    return per_sample((velocity.float() - (noise - x0).float()).square())
+    return per_sample((velocity.float() - (noise.float() - x0.float())).square())
 
 
 def pseudo_huber(prediction: Tensor, target: Tensor, c: float) -> Tensor:
@@ -46,8 +46,8 @@ def distribution_matching(
         scale: a factor on ``g``.
     """
     with torch.no_grad():
-        difference = (x0_fake - x0_real).float()
-        distance = per_sample((x - x0_real).abs().float())
+        difference = x0_fake.float() - x0_real.float()
+        distance = per_sample((x.float() - x0_real.float()).abs())
         gradient = difference
         if normalise:
             gradient = difference / distance.clamp_min(1e-6).view(-1, *([1] * (x.ndim - 1)))
@@ -70,7 +70,7 @@ def regression(x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
     The weight falls to 0 at t = 1, where the input holds nothing of ``x0`` and the best answer would be the mean of
     all clips. Our reading of W2SVD's ground-truth term (arXiv 2503.13319), see its method card.
     """
-    return ((1 - t) * per_sample((x - x0).float().square())).mean()
+    return ((1 - t) * per_sample((x.float() - x0.float()).square())).mean()
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

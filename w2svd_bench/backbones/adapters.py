@@ -9,6 +9,7 @@ function carries the state of the forward pass into its recomputation.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -53,9 +54,10 @@ class Adapters:
 
         No dropout: two roles may differ by their strength only.
         """
-        self.transformer.add_adapter(
-            LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS, lora_dropout=0.0), adapter_name=name
-        )
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS, lora_dropout=0.0)
+        with warnings.catch_warnings():  # peft warns of a second adapter, which is what we want
+            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+            self.transformer.add_adapter(config, adapter_name=name)
         self._layers = [m for m in self.transformer.modules() if isinstance(m, BaseTunerLayer)]
         for parameter in self.transformer.parameters():
             parameter.requires_grad_(False)
@@ -66,7 +68,7 @@ class Adapters:
         return {
             key.replace(f".{name}.weight", ".weight"): parameter
             for key, parameter in self.transformer.named_parameters()
-            if f".{name}.weight" in key
+            if f".lora_A.{name}.weight" in key or f".lora_B.{name}.weight" in key
         }
 
     def exist(self) -> bool:

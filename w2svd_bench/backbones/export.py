@@ -32,7 +32,9 @@ def export_generator(roles: Roles, spec: Any, backbone: Backbone, folder: Path) 
         HunyuanVideoPipeline.save_lora_weights(
             folder,
             transformer_lora_layers=get_peft_model_state_dict(transformer, adapter_name=name),
-            transformer_lora_adapter_metadata=transformer.peft_config[name].to_dict(),
+            # Pipelines load a LoRA at strength alpha / rank: the role's own strength belongs there.
+            transformer_lora_adapter_metadata=transformer.peft_config[name].to_dict()
+            | {"lora_alpha": spec.rank * spec.strength},
         )
     return generator_sha256(folder)
 

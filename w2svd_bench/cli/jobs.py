@@ -33,11 +33,9 @@ def run_jobs(jobs: Sequence[Job], side_by_side: int) -> None:
     with Reporter() as report, ThreadPoolExecutor(side_by_side) as pool:
 
         def work(job: Job) -> None:
-            for command in job.commands:
-                problem = _run(command, report, lock, job.name)
-                if problem is not None:
-                    failures.append((f"{job.name}: w2svd-bench {' '.join(command)}", problem))
-                    return
+            problem = _run(job, report, lock)
+            if problem is not None:
+                failures.append((f"{job.name} ({'; '.join(' '.join(command) for command in job.commands)})", problem))
 
         for future in [pool.submit(work, job) for job in jobs]:
             future.result()
@@ -49,11 +47,11 @@ def run_jobs(jobs: Sequence[Job], side_by_side: int) -> None:
         )
 
 
-def _run(command: Sequence[str], report: Reporter, lock: threading.Lock, job: str) -> str | None:
-    """One command in a process of its own; returns None, or the last lines of what it complained about."""
+def _run(job: Job, report: Reporter, lock: threading.Lock) -> str | None:
+    """One job in a process of its own; returns None, or the last lines of what it complained about."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ, JSON_VARIABLE: "json"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "w2svd_bench", *command],
+        [sys.executable, "-m", "w2svd_bench.cli.chain", json.dumps([list(command) for command in job.commands])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -68,7 +66,7 @@ def _run(command: Sequence[str], report: Reporter, lock: threading.Lock, job: st
             event = json.loads(line)
         except json.JSONDecodeError:
             continue
-        name = event["task"] if job.split(" ")[0] in event["task"] else f"{job}: {event['task']}"
+        name = event["task"] if job.name.split(" ")[0] in event["task"] else f"{job.name}: {event['task']}"
         with lock:
             report(name, event["done"], event["total"], event["note"])
     listener.join()

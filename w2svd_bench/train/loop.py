@@ -142,8 +142,7 @@ def _refuse_other(earlier: Run, run: Run, folder: Path) -> None:
     """Going on with another recipe would leave a run that no recipe describes."""
     old, new = _flat(earlier.config), _flat(run.config)
     differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    if earlier.method != run.method:
-        differing.insert(0, "method")
+    differing += [name for name in ("method", "seed") if getattr(earlier, name) != getattr(run, name)]
     if earlier.backbone_sha256 != run.backbone_sha256:
         raise BenchError(
             f"{folder} holds a run on another {run.backbone}",
@@ -151,6 +150,8 @@ def _refuse_other(earlier: Run, run: Run, folder: Path) -> None:
             "give this run another name with --label NAME, or delete that folder",
         )
     if differing:
+        old |= {"method": earlier.method, "seed": earlier.seed}
+        new |= {"method": run.method, "seed": run.seed}
         shown = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in differing[:4])
         raise BenchError(
             f"{folder} holds a run with other settings",
