@@ -1,6 +1,7 @@
 """Several commands in one process, one after the other: ``python -m w2svd_bench.cli.chain JSON``.
 
-The JSON is a list of argument lists. Importing torch and diffusers takes seconds, and a job of `reproduce` trains and evaluates: once is enough.
+The JSON is a list of argument lists. Importing torch and diffusers takes seconds, and a job of `reproduce` trains and
+evaluates: once is enough.
 """
 
 from __future__ import annotations
