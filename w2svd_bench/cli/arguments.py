@@ -37,7 +37,7 @@ def _is_number(text: str) -> bool:
 def positive_integers(values: Sequence[str], flag: str) -> list[int]:
     """Reads ``["1", "4,28"]`` as [1, 4, 28], in order and without repeats; raises `BenchError` for anything else."""
     numbers: list[int] = []
-    for part in names(values):
+    for part in (part.strip() for value in values for part in value.strip().removesuffix(",").split(",")):
         if not part.isdecimal() or int(part) < 1:
             raise BenchError(
                 f"{flag} {part!r} is no number of steps",

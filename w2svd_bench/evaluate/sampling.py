@@ -74,7 +74,8 @@ class Subject:
         method_class = METHODS.get(name)
         recipe = method_class.recipe(backbone.name)
         method = method_class(validated(method_class.Config, recipe.get("settings", {}), name), backbone.side.shift)
-        run = Run(name, backbone.name, name, 0, recipe, backbone.sha256)
+        run = Run(name, backbone.name, name, 0, recipe, backbone.sha256, finished=True)
+        run.weights_sha256 = backbone.teacher_sha256
         return cls(run, method, backbone, backbone.network())
 
 

@@ -77,9 +77,8 @@ def build(rows: Sequence[Row], directions: Mapping[str, Direction], eval_set: Ev
                 notes.append(reason)
             line.append(replace(entry, note=notes.index(reason) + 1) if reason else entry)
         line += [Entry(number(row.diagnostics[name]) if name in row.diagnostics else DASH) for name in shown]
-        sampled = not all(isinstance(score, str) for score in row.scores.values())
         costs = (row.generator_updates, row.network_evaluations, row.training_seconds)
-        seconds = number(row.sample_seconds_per_clip) if sampled else DASH
+        seconds = number(row.sample_seconds_per_clip) if row.sample_seconds_per_clip else DASH  # nothing was sampled
         line += _unless(row.is_reference, seconds, *map(number, costs))
         line += [Entry(str(len(row.seeds))), Entry(str(row.num_clips))]
         lines.append(tuple(line))

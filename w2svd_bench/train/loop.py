@@ -76,7 +76,7 @@ class Trainer:
             raise BenchError(
                 f"training diverged: the loss of role {role!r} is {value:g} (gradient norm {float(norm):g})",
                 f"iteration {iteration} of {self.recipe.training.iterations}; the last checkpoint is untouched",
-                f"lower the learning rate of {role!r} in the settings; log.jsonl shows when it began",
+                f"lower the learning_rate of {role!r} in the settings; log.jsonl shows when it began",
             )
         for group in optimizer.param_groups:
             group["lr"] = settings.rate(iteration, self.recipe.training.iterations)
