@@ -45,7 +45,8 @@ def new_method(
         raise BenchError(f"{path} exists", "nothing is overwritten", "choose another name or folder")
     template = resources.files("w2svd_bench").joinpath("assets/new_method.py.txt").read_text()
     path.parent.mkdir(parents=True, exist_ok=True)
-    class_name = name.title().replace("_", "").removesuffix("Method") + "Method"
+    plain = name.title().replace("_", "")
+    class_name = plain if plain.lower().endswith("method") else plain + "Method"  # Update or Loss would hide imports
     path.write_text(template.replace("NAME", name).replace("CLASS", class_name))
     console.print(f"wrote {path}; now:", highlight=False)
     console.print(f"  w2svd-bench train --plugin {path} --method {name}", highlight=False, soft_wrap=True)

@@ -90,7 +90,7 @@ def _weight(method: str, backbone: str) -> int:
     """Roles times iterations of the method's own recipe: a rough measure of how long its training takes."""
     method_class = METHODS.get(method)
     recipe = validated(Recipe, method_class.recipe(backbone), f"the recipe of {method}")
-    config = validated(method_class.Config, recipe.settings, f"the settings of {method}")
+    config = validated(method_class.Config, recipe.settings, f"the settings section of {method}")
     return recipe.training.iterations * len(method_class(config, shift=1.0).roles())
 
 

@@ -65,7 +65,7 @@ def resolve_recipe(method_class: Any, backbone: str, recipe: Path | None, overri
             f"its key `method` says so ({recipe or 'the one shipped with the method'})",
             f"use --method {resolved.method}, or another recipe",
         )
-    settings = validated(method_class.Config, resolved.settings, f"the settings of {method_class.name}")
+    settings = validated(method_class.Config, resolved.settings, f"the settings section of {method_class.name}")
     return resolved.model_copy(update={"settings": json.loads(settings.model_dump_json())})
 
 
