@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from w2svd_bench.cli.boards import BEGIN, END, with_block
 from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard.render import write_leaderboard
-from w2svd_bench.record import read_records
+from w2svd_bench.record import Record, canonical_hash, read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = sorted(path.parent for path in (ROOT / "results").rglob("records"))
@@ -41,6 +42,33 @@ def test_the_miniature_was_measured_with_the_recipes_that_ship() -> None:
         if record.cell.method != "real":
             recipe = resolve_recipe(METHODS.get(record.cell.method), "mini", None, [])
             assert record.config == recipe.model_dump(mode="json"), record.cell.label
+
+
+def test_the_tuning_page_says_what_its_records_say() -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text()
+    scores: dict[str, dict[int, tuple[float, float]]] = {}
+    for record in read_records(ROOT / "results" / "mini-tuning"):
+        if record.cell.method != "real":
+            fid, fvd = (record.metrics[name].value for name in ("fid[mini]", "fvd[mini]"))  # type: ignore[union-attr]
+            scores.setdefault(record.cell.label, {})[record.cell.steps] = (fid, fvd)
+    assert len(scores) == 18
+    mean_log = {label: sum(math.log(v) for pair in s.values() for v in pair) / 4 for label, s in scores.items()}
+    for method in ("lcm", "dmd", "w2svd"):
+        labels = [label for label in scores if label.startswith(method)]
+        assert len(labels) == 6  # the same budget for each
+        winner = min(labels, key=mean_log.__getitem__)
+        for label in labels:
+            (fid1, fvd1), (fid4, fvd4) = scores[label][1], scores[label][4]
+            name = f"**{label}**" if label == winner else label
+            row = f"| {name} | {fid1:.1f} / {fvd1:.1f} | {fid4:.1f} / {fvd4:.1f} | {mean_log[label]:.3f} |"
+            assert row in page
+        (shipped,) = {canonical_hash(r.config["settings"]) for r in _records("mini") if r.cell.method == method}
+        (tuned,) = {canonical_hash(r.config["settings"]) for r in _records("mini-tuning") if r.cell.label == winner}
+        assert shipped == tuned, f"{method}'s recipe is not its best run"
+
+
+def _records(folder: str) -> list[Record]:
+    return read_records(ROOT / "results" / folder)
 
 
 def test_a_block_is_replaced_and_nothing_else() -> None:

@@ -98,9 +98,10 @@ Orderings of methods here need not hold for HunyuanVideo. `fid[mini]` and `fvd[m
 
 ## Building it again
 
-`w2svd-bench build-mini --out build-mini` (about 1.7 hours on one CPU core; the same bytes twice on one machine), then
-copy `build-mini/assets` over `w2svd_bench/assets`. The log of the build that made these files, thinned; its seconds are
-of a machine that was busy with other work too:
+`w2svd-bench build-mini --out build-mini`, then copy `build-mini/assets` over `w2svd_bench/assets`. Every stage is
+seeded; that two builds on one machine leave the same weights is tested on a rehearsal of a few iterations a stage
+(`make test-slow`).
+The log of the build, thinned:
 
 ```
 {log}
