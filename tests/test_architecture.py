@@ -20,15 +20,15 @@ PACKAGE = "w2svd_bench"
 # A module imports its own row and the rows above it, never a row below. A name stands for the module or for the whole
 # package below w2svd_bench; every module must stand in the table.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"", "types", "errors", "flow", "record", "uncertainty", "rng"}),
+    frozenset({"", "types", "errors", "flow", "folders", "record", "uncertainty", "rng", "world"}),
     frozenset({"losses", "samplers", "config", "registry", "backbones", "metrics"}),
     frozenset({"method", "matching", "ground_truth", "data"}),
-    frozenset({"train", "evaluate", "leaderboard", "baselines", "methods"}),
+    frozenset({"train", "evaluate", "leaderboard", "plan", "baselines", "methods"}),
     frozenset({"build_mini"}),
     frozenset({"cli", "__main__"}),
 )
 PLUGINS = frozenset({"baselines", "methods"})
-TORCH_FREE = frozenset({"errors", "record", "uncertainty", "config", "registry", "leaderboard"})
+TORCH_FREE = frozenset({"errors", "folders", "record", "uncertainty", "config", "registry", "leaderboard"})
 ONLY_IN = {"diffusers": frozenset({"backbones"}), "vbench": frozenset[str]()}
 # The registry names the base class of what it hands out, for type checkers; it resolves it when it is asked.
 FOR_TYPES_ONLY = frozenset({("registry", "method")})
@@ -132,7 +132,7 @@ def direction_violations(module: str, found: list[Import]) -> Iterator[str]:
             yield f"{where}: the harness knows no plug-in"
         if here in PLUGINS and there in PLUGINS and plugin(module) != plugin(item.target):
             yield f"{where}: a plug-in never imports another"
-        if here in PLUGINS and there in {"train", "evaluate", "leaderboard", "cli"}:
+        if here in PLUGINS and there in {"train", "evaluate", "leaderboard", "plan", "cli"}:
             yield f"{where}: a plug-in never imports {there}"
         if there == "build_mini" and here not in {"build_mini", "cli"}:
             yield f"{where}: only cli may"

@@ -8,7 +8,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 import yaml
@@ -55,15 +55,49 @@ class Optimizer(Frozen):
         return self.learning_rate * rise * fall
 
 
+class Video(Frozen):
+    """The size of the clips, in pixels, frames and frames a second; see `Backbone` for what a backbone accepts."""
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    num_frames: int = Field(ge=1)
+    fps: float = Field(gt=0)
+
+
+class Engine(Frozen):
+    """How a network runs: none of this changes what is computed, but for rounding."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the frozen weights and of all activations; auto is bfloat16 on a GPU, else float32"
+    )
+    trained_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of trained weights, their averages and moments; bfloat16 loses small updates"
+    )
+    attention: str = Field("native", description="an attention backend of diffusers, such as native, flash or sage")
+    compile: bool = Field(False, description="torch.compile for the repeated blocks")
+    gradient_checkpointing: bool = Field(False, description="keep the blocks' inputs only and compute the rest twice")
+    sharding: Literal["auto", "replicate", "fsdp"] = Field(
+        "auto", description="over several processes: replicas of everything, or FSDP2; auto takes what the plan says"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _trained_is_not_below(self) -> Engine:
+        if self.dtype == "float32" and self.trained_dtype == "bfloat16":
+            raise ValueError("trained weights can't be in bfloat16 beside activations in float32: set dtype, too")
+        return self
+
+
 class Training(Frozen):
     """How long and on what a method trains; ``iterations: 0`` is for methods that do not."""
 
     iterations: int = Field(ge=0)
-    batch_size: int = Field(16, ge=1)
-    pool_clips: int = Field(4096, ge=1, description="training clips that are encoded once and drawn from")
+    batch_size: int = Field(16, ge=1, description="clips of one optimiser step, over all processes")
+    micro_batch: int | None = Field(
+        None, ge=1, description="clips that one process takes at a time, gradients adding up; null: its whole share"
+    )
+    pool_clips: int = Field(4096, ge=1, description="procedural clips that are encoded once and drawn from")
     log_every: int = Field(10, ge=1, description="iterations between two lines of the log")
     checkpoint_every: int = Field(100, ge=1, description="iterations between two checkpoints")
-    gradient_checkpointing: bool = False
 
 
 class Recipe(Frozen):
@@ -71,7 +105,12 @@ class Recipe(Frozen):
 
     method: str
     backbone: str
+    status: str = Field("", description="what the settings rest on, such as: not yet run on real weights")
+    video: Video | None = Field(None, description="the clips' size; null: what the backbone says of itself")
+    shift: float | None = Field(None, gt=0, description="of the noise schedule; null: the backbone's own")
+    guidance: float | None = Field(None, ge=0, description="embedded scale, for all roles; null: the backbone's own")
     training: Training
+    engine: Engine = Engine()
     settings: dict[str, Any] = Field(default_factory=dict, description="checked by the method's own Config")
     expected: dict[Annotated[str, Field(pattern=r"^.+@[1-9][0-9]*$")], float] = Field(default_factory=dict)
 

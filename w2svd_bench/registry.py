@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from w2svd_bench.errors import BenchError, unknown_name
 
 if TYPE_CHECKING:
-    from w2svd_bench.backbones.base import BackboneSource
+    from w2svd_bench.backbones.locate import BackboneSource
     from w2svd_bench.method import Method
     from w2svd_bench.metrics.base import CorpusMetric
 
@@ -204,6 +204,6 @@ def _import_file(path: Path) -> ModuleType:
 
 METHODS: Registry[Method] = Registry("method", "w2svd_bench.method:Method", "w2svd_bench.methods")
 BACKBONES: Registry[BackboneSource] = Registry(
-    "backbone", "w2svd_bench.backbones.base:BackboneSource", "w2svd_bench.backbones"
+    "backbone", "w2svd_bench.backbones.locate:BackboneSource", "w2svd_bench.backbones"
 )
 METRICS: Registry[CorpusMetric] = Registry("metric", "w2svd_bench.metrics.base:CorpusMetric", "w2svd_bench.metrics")

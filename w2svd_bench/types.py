@@ -5,13 +5,12 @@ Axes: B batch, C latent channels, T latent frames, H, W latent pixels, L text to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor
 
 
@@ -25,21 +24,53 @@ def average_of(role: str) -> str:
 
 @dataclass(frozen=True)
 class Cond:
-    """What a velocity is conditioned on: text tokens (B, L, D), their mask (B, L) and the pooled text (B, P)."""
+    """What a velocity is conditioned on: text tokens (B, L, D), their mask (B, L) and the pooled text (B, P).
+
+    For image-to-video also the latents of the given first frame, (B, C, 1, H, W); None otherwise.
+    """
 
     tokens_BLD: Tensor
     mask_BL: Tensor
     pooled_BP: Tensor
+    image_BCTHW: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens_BLD.shape[0]
 
     def rows(self, index: Tensor | slice) -> Cond:
         """The conditioning of some of the batch."""
-        return Cond(self.tokens_BLD[index], self.mask_BL[index], self.pooled_BP[index])
+        image = None if self.image_BCTHW is None else self.image_BCTHW[index]
+        return Cond(self.tokens_BLD[index], self.mask_BL[index], self.pooled_BP[index], image)
 
-    def to(self, device: torch.device | str) -> Cond:
-        return Cond(self.tokens_BLD.to(device), self.mask_BL.to(device), self.pooled_BP.to(device))
+    def to(self, *args: Any) -> Cond:
+        """Moved or cast as `Tensor.to` does."""
+        image = None if self.image_BCTHW is None else self.image_BCTHW.to(*args)
+        return Cond(self.tokens_BLD.to(*args), self.mask_BL.to(*args), self.pooled_BP.to(*args), image)
+
+    def trimmed(self) -> Cond:
+        """Without the padding that all of the batch shares: tokens behind the last one that any sample needs.
+
+        What the network gives for the image tokens stays the same up to rounding, because padding is masked out.
+        """
+        used = self.mask_BL.bool().any(0).nonzero()
+        length = int(used.max()) + 1 if len(used) else 1
+        return replace(self, tokens_BLD=self.tokens_BLD[:, :length], mask_BL=self.mask_BL[:, :length])
+
+    @classmethod
+    def collate(cls, parts: Sequence[Cond]) -> Cond:
+        """One batch of several; shorter texts are padded with zeros, which the mask hides."""
+        import torch
+        from torch.nn.functional import pad
+
+        longest = max(part.mask_BL.shape[1] for part in parts)
+        missing = [longest - part.mask_BL.shape[1] for part in parts]
+        images = [part.image_BCTHW for part in parts if part.image_BCTHW is not None]
+        return cls(
+            torch.cat([pad(part.tokens_BLD, (0, 0, 0, n)) for part, n in zip(parts, missing, strict=True)]),
+            torch.cat([pad(part.mask_BL, (0, n)) for part, n in zip(parts, missing, strict=True)]),
+            torch.cat([part.pooled_BP for part in parts]),
+            torch.cat(images) if images else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +79,19 @@ class Batch:
 
     x0_BCTHW: Tensor
     cond: Cond
+
+
+class TrainingData(Protocol):
+    """Training clips by number, ready for the network; ``name`` says which ones they are, in records."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The clips of the given numbers, in that order, on the device of the training."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from w2svd_bench.backbones.base import ASSETS, Backbone
+from w2svd_bench.backbones.base import Backbone
+from w2svd_bench.backbones.locate import ASSETS
 from w2svd_bench.build_mini import card
 from w2svd_bench.build_mini.build import build
 from w2svd_bench.build_mini.teacher import TeacherPlan, train_teacher
@@ -118,7 +119,7 @@ def test_a_rehearsal_builds_whole_assets_twice_the_same(
     lines: list[str] = []
     first = build(tmp_path / "first", "cpu", True, lines.append)
     backbone = Backbone.load(str(first / "mini"))
-    assert sum(p.numel() for p in backbone.pipeline.transformer.parameters()) == 1_044_480
+    assert sum(p.numel() for p in backbone.transformer.parameters()) == 1_044_480
     assert backbone.decode(backbone.encode(clips("test", [0]))).shape == (1, 17, 48, 48, 3)
     assert len(backbone.encode_prompts(captions("test", [0, 1]))) == 2
     for name in ("frame", "clip"):

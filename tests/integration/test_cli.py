@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from w2svd_bench.registry import METHODS
 from w2svd_bench.train import log
-from w2svd_bench.train.checkpoint import FILE as CHECKPOINT
+from w2svd_bench.train.checkpoint import FOLDER as CHECKPOINT
 from w2svd_bench.train.run import Run
 
 # Fixtures of conftest.py: what a command left, as `Outcome`; and the arguments of a training of seconds.
@@ -97,7 +97,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
 
 
 def test_training_moves_the_weights_and_the_seed_matters(cli: Command, tiny: Tiny, tmp_path: Path) -> None:
-    from w2svd_bench.backbones.base import ASSETS
+    from w2svd_bench.backbones.locate import ASSETS
 
     for seed in (0, 1):
         assert cli("train", "--method", "lcm", "--seed", seed, *tiny(), "--out", tmp_path).status == 0
@@ -129,7 +129,7 @@ def test_a_diverged_training_says_so_and_keeps_its_checkpoint(refused: Command, 
     outcome = refused("train", "--method", "lcm", *tiny(*wild), "--out", tmp_path)
     assert "training diverged: the loss of role 'generator'" in outcome.text and "learning_rate" in outcome.text
     folder = tmp_path / "mini" / "lcm" / "seed0"
-    assert not Run.load(folder).finished and (folder / CHECKPOINT).is_file()
+    assert not Run.load(folder).finished and (folder / CHECKPOINT / "index.json").is_file()
 
 
 def test_a_dry_run_prints_the_resolved_recipe_and_leaves_nothing(cli: Command, tmp_path: Path) -> None:
@@ -371,15 +371,15 @@ def test_debug_shows_the_traceback(cli: Command, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_missing_part_of_a_backbone_is_refused(refused: Command, tmp_path: Path) -> None:
-    """A directory whose side file is damaged, or says too little."""
-    from w2svd_bench.backbones.base import ASSETS, SIDE_FILE
+    """A directory whose side file is damaged, and one whose side file no longer says where the codec is."""
+    from w2svd_bench.backbones.locate import ASSETS, SIDE_FILE
 
     folder = tmp_path / "copy"
     shutil.copytree(ASSETS / "mini", folder)
-    for content in ("{", '{"backbone": "mini"}'):
+    for content, missing in (("{", SIDE_FILE), ('{"backbone": "mini"}', "vae/config.json")):
         (folder / SIDE_FILE).write_text(content)
         outcome = refused("sample", "--backbone", folder, "--to", tmp_path / "clips", "--device", "cpu")
-        assert SIDE_FILE in outcome.text
+        assert missing in outcome.text
 
 
 # --- damaged runs -----------------------------------------------------------------------------------------------------
@@ -418,12 +418,12 @@ def test_a_truncated_checkpoint_is_refused(cli: Command, refused: Command, tiny:
     before = weights(damaged)
     state = json.loads((damaged / "run.json").read_text())
     (damaged / "run.json").write_text(json.dumps(state | {"finished": False}))
-    checkpoint = damaged / CHECKPOINT
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    (file,) = (damaged / CHECKPOINT).rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1000])
     arguments = ["train", "--method", "lcm", *tiny(), "--out", damaged.parents[2]]
     outcome = refused(*arguments)
-    assert "can't be read" in outcome.text and "delete that file to start over" in outcome.text
-    checkpoint.unlink()
+    assert "can't be read" in outcome.text and "delete that folder to start over" in outcome.text
+    shutil.rmtree(damaged / CHECKPOINT)
     assert cli(*arguments).status == 0 and same(weights(damaged), before)
 
 

@@ -88,7 +88,7 @@ def untrained_backbone() -> Callable[..., Backbone]:
 
     def make(seed: int = 0) -> Backbone:
         backbone = Backbone.load("mini")
-        backbone.pipeline.transformer = new_transformer(seed).eval()
+        backbone.transformer = new_transformer(seed).eval()
         return backbone
 
     return make
@@ -105,6 +105,6 @@ def random_pool() -> Callable[..., LatentPool]:
             torch.ones(count, tokens),
             torch.randn(count, TEXT_DIM, generator=generator),
         )
-        return LatentPool(torch.randn(count, *LATENT_SHAPE, generator=generator), cond)
+        return LatentPool(torch.randn(count, *LATENT_SHAPE, generator=generator), cond, "random")
 
     return make

@@ -19,6 +19,7 @@ from w2svd_bench.baselines.dmd.method import DMD, DMDConfig
 from w2svd_bench.baselines.euler.method import Euler
 from w2svd_bench.baselines.lcm.method import LCM, LCMConfig
 from w2svd_bench.config import Frozen, Optimizer, validated
+from w2svd_bench.data.order import rows_of
 from w2svd_bench.errors import BenchError, UnsupportedSteps
 from w2svd_bench.flow import add_noise, schedule, shift_levels
 from w2svd_bench.matching import FAKE, REAL, DistributionMatching
@@ -145,11 +146,11 @@ def test_simulation_visits_every_step_about_equally_and_the_same_on_all_ranks(no
         inputs = []
         for rank in (0, 1):
             method.models = {GENERATOR: (spy := Spy())}
-            _, t = method.generate(batch, Rng(0, iteration, 2, 1, rank=rank))
+            _, t = method.generate(batch, Rng(0, iteration, 2, rows=range(2 * rank, 2 * rank + 2)))
             inputs.append((len(spy.calls), t, spy.calls[0][0]))
         assert inputs[0][0] == inputs[1][0]
         assert torch.equal(inputs[0][1], inputs[1][1])
-        assert not torch.equal(inputs[0][2], inputs[1][2])  # the noise is each rank's own
+        assert not torch.equal(inputs[0][2], inputs[1][2])  # the noise is each sample's own
         step = inputs[0][0] - 1
         assert inputs[0][1].tolist() == [pytest.approx(method.levels[step])] * 2
         steps[step] += 1
@@ -189,26 +190,6 @@ def test_scores_are_compared_uniformly_in_the_range_and_then_shifted(shift: floa
     assert float(t.min()) == pytest.approx(float(ends[0]), abs=5e-3)
     assert float(t.max()) == pytest.approx(float(ends[2]), abs=5e-3)
     assert float(t.median()) == pytest.approx(float(ends[1]), abs=2e-2)
-
-
-def test_random_numbers_depend_on_their_key_and_nothing_else() -> None:
-    like = torch.zeros(3, 2)
-    assert torch.equal(Rng(0, 5, 1).normal(like), Rng(0, 5, 1).normal(like))
-    keys = [(0, 5, 1), (1, 5, 1), (0, 6, 1), (0, 5, 2), (0, 5, 1, 1)]
-    drawn = torch.stack([Rng(*key).normal(like) for key in keys])
-    assert (torch.cdist(drawn.flatten(1), drawn.flatten(1)) + torch.eye(len(keys)) > 0.1).all()
-    assert not torch.equal(Rng(0, 5, 1).normal(like), Rng(0, 5, 1, rank=1).normal(like))
-
-
-def test_the_simulated_step_does_not_depend_on_the_clip() -> None:
-    """The rows of a batch and the control decisions of its loss are drawn under neighbouring keys."""
-    like, pairs = torch.zeros(1), Counter[tuple[int, int]]()
-    for iteration in range(1600):
-        row = int(Rng(0, iteration, 2).choose([1.0] * 4, 1, like))
-        pairs[row, Rng(0, iteration, 2, 1).choose_one(4)] += 1
-    expected = 100.0
-    chi_square = sum((pairs[row, step] - expected) ** 2 / expected for row in range(4) for step in range(4))
-    assert chi_square < 40  # 15 degrees of freedom: above 40 in one of two thousand
 
 
 # --- From which gradient --------------------------------------------------------------------------------------------
@@ -269,14 +250,14 @@ def run(method: Method, gaussian: Any, no_cond: Conds, iterations: int, rates: d
         name: torch.optim.Adam(method.models[name].parameters(), lr=rate, betas=(0.5, 0.99))  # type: ignore[attr-defined]
         for name, rate in rates.items()
     }
-    x0 = gaussian(MEAN, COV).sample(4096, 5)
+    x0, draw = gaussian(MEAN, COV).sample(4096, 5), 0
     for iteration in range(iterations):
         for index, update in enumerate(method.updates(iteration)):
-            rows = Rng(0, iteration, index).choose([1.0] * len(x0), size, x0)
+            rows, draw = rows_of(len(x0), size, draw, seed=0), draw + 1
             optimizer = optimizers[update.role]
             optimizer.param_groups[0]["lr"] = rates[update.role] * (1 - iteration / iterations)
             optimizer.zero_grad()
-            update.loss(Batch(x0[rows], no_cond(size)), Rng(0, iteration, index, 1)).total.backward()
+            update.loss(Batch(x0[rows], no_cond(size)), Rng(0, iteration, index)).total.backward()
             optimizer.step()
 
 
@@ -385,9 +366,9 @@ def test_lcm_learns_the_teachers_ode_map(gaussian: Any, no_cond: Conds) -> None:
     for iteration in range(iterations):
         optimizer.param_groups[0]["lr"] = rate * (1 - iteration / iterations)
         (update,) = method.updates(iteration)
-        rows = Rng(0, iteration, 0).choose([1.0] * len(x0), size, x0)
+        rows = rows_of(len(x0), size, iteration, seed=0)
         optimizer.zero_grad()
-        update.loss(Batch(x0[rows], no_cond(size)), Rng(0, iteration, 0, 1)).total.backward()
+        update.loss(Batch(x0[rows], no_cond(size)), Rng(0, iteration, 0)).total.backward()
         assert all(p.grad is None for p in average.parameters())
         optimizer.step()
         blend(dict(average.named_parameters()), dict(generator.named_parameters()), method.config.ema)

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from w2svd_bench.backbones.adapters import AdapterState
 from w2svd_bench.backbones.mini import TRANSFORMER, new_transformer
-from w2svd_bench.backbones.roles import Network, Role, Roles, both
+from w2svd_bench.backbones.network import Network
+from w2svd_bench.backbones.roles import Role, Roles, both
+from w2svd_bench.backbones.sharding import skeleton
 from w2svd_bench.baselines.dmd.method import DMD, DMDConfig
-from w2svd_bench.config import Optimizer
+from w2svd_bench.config import Engine, Optimizer
 from w2svd_bench.data.latents import LatentPool
 from w2svd_bench.matching import FAKE, REAL, DistributionMatching
 from w2svd_bench.method import GENERATOR, RoleSpec
@@ -46,7 +48,7 @@ def make_roles(specs: Mapping[str, RoleSpec], checkpointing: bool = False, size:
 
 @pytest.fixture
 def batch(random_pool: Callable[..., LatentPool]) -> Batch:
-    return random_pool(2).batch(2, 0)
+    return random_pool(2).batch([1, 0])
 
 
 @pytest.fixture
@@ -197,7 +199,8 @@ def test_checkpointing_that_forgets_the_adapters_would_be_wrong(
     roles.learn(FAKE)
     out = roles[FAKE](*inputs)
     adapters = roles.base.adapters
-    with adapters.using(AdapterState(FAKE, 0.25)):  # the state in force at backward time
+    # The state in force at backward time; the mask is left out as in the forward pass, or checkpointing would notice.
+    with adapters.using(AdapterState(FAKE, 0.25)), adapters.without_mask(True):
         (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
     assert error(gradients(roles, FAKE), truth) > 0.1
 
@@ -279,6 +282,24 @@ def test_a_full_copy_shares_no_memory_and_an_average_is_a_role(inputs: tuple[Ten
         assert not torch.equal(roles["generator_ema"](*inputs), roles[TEACHER](*inputs))
 
 
+@torch.no_grad()
+def test_trained_weights_have_their_own_type_and_outlines_take_no_memory(inputs: tuple[Tensor, Tensor, Cond]) -> None:
+    base = Network(new_transformer(0).to(torch.bfloat16), 1.0)
+    outline = skeleton(base, torch.float32)
+    assert {p.device.type for p in outline.transformer.parameters()} == {"meta"}
+    specs = {GENERATOR: RoleSpec.full(ANY, ema=0.9), FAKE: RoleSpec.lora(ANY, rank=2, ema=0.9)}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        network = Network(new_transformer(0).to(torch.bfloat16), 1.0)
+        roles = Roles(network, specs, engine=Engine(trained_dtype=name))
+        assert {p.dtype for role in roles.trained() for p in roles.parameters(role).values()} == {dtype}
+        frozen = {k.replace(".base_layer", ""): p for k, p in network.transformer.named_parameters() if "lora" not in k}
+        assert {p.dtype for p in frozen.values()} == {torch.bfloat16}
+        assert same(frozen, {k: p.to(torch.bfloat16) for k, p in roles.parameters(GENERATOR).items()})
+        teacher = roles[TEACHER](*inputs)
+        for role in roles.trained():
+            assert torch.allclose(roles[role](*inputs), teacher, atol=0.05)  # activations are bfloat16 in all of them
+
+
 def test_a_lora_average_follows_its_lora(inputs: tuple[Tensor, Tensor, Cond]) -> None:
     roles = Roles(Network(new_transformer(0), 1.0), {GENERATOR: RoleSpec.lora(ANY, rank=2, ema=0.5)})
     generator, average = roles.parameters(GENERATOR), roles.parameters("generator_ema")
@@ -357,7 +378,7 @@ def test_time_and_guidance_reach_the_network_as_the_pipeline_gives_them(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Noise levels stay float32 beside bfloat16 latents; 6.0 is 6016 there; strengths never go in by keyword."""
-    network = Network(new_transformer(0), 6.0)
+    network = Network(new_transformer(0), 6.0, torch.bfloat16)
     seen: dict[str, Any] = {}
 
     def spy(**given: Any) -> tuple[Tensor]:

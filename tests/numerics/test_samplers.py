@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from w2svd_bench.backbones.base import Backbone
-from w2svd_bench.backbones.roles import Network
+from w2svd_bench.backbones.network import Network
 from w2svd_bench.baselines.euler.method import Euler
 from w2svd_bench.config import Frozen
 from w2svd_bench.data.portraits import captions
@@ -46,7 +46,7 @@ def test_euler_gives_the_pipelines_latents_bit_by_bit(mini: Backbone, steps: int
         latents=noise,
         output_type="latent",
     ).frames
-    network = Network(mini.pipeline.transformer, guidance)
+    network = Network(mini.transformer, guidance)
     sampler = Euler(Frozen(), side.shift).sampler(steps)
     ours = sampler(network.velocity, mini.encode_prompts(prompts), lambda step: noise)
     assert ours.dtype == torch.float32
@@ -58,7 +58,7 @@ def test_euler_gives_the_pipelines_latents_bit_by_bit(mini: Backbone, steps: int
 def test_guidance_reaches_the_network(mini: Backbone) -> None:
     # What makes the test above able to see a lost guidance.
     noise, cond = clip_noise(mini.latent_shape, 0, [0], 0), mini.encode_prompts(captions("test", [0]))
-    weak, strong = (Network(mini.pipeline.transformer, g).velocity(noise, torch.ones(1), cond) for g in (1.0, 6.0))
+    weak, strong = (Network(mini.transformer, g).velocity(noise, torch.ones(1), cond) for g in (1.0, 6.0))
     assert not torch.equal(weak, strong)
 
 

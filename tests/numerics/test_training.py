@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from torch import Tensor
 
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.backbones.export import LORA_FILE, export_generator, generator_sha256, load_generator
-from w2svd_bench.backbones.roles import Network, Roles
+from w2svd_bench.backbones.network import Network
+from w2svd_bench.backbones.roles import Roles
 from w2svd_bench.baselines.dmd.method import DMD
 from w2svd_bench.baselines.lcm.method import LCM
-from w2svd_bench.config import Optimizer, Recipe, Training, validated
+from w2svd_bench.config import Engine, Optimizer, Recipe, Training, validated
 from w2svd_bench.data.latents import LatentPool
 from w2svd_bench.errors import BenchError
 from w2svd_bench.method import GENERATOR, Method, RoleSpec, Update
@@ -87,7 +89,9 @@ def make_method(case: str) -> Method:
 
 def make_recipe(case: str, iterations: int, **training: Any) -> Recipe:
     given = {"iterations": iterations, "batch_size": 2, "log_every": 1, "checkpoint_every": 3, **training}
-    return Recipe(method=CASES[case][0].name, backbone="mini", training=Training(**given), settings=CASES[case][1])
+    engine = Engine(gradient_checkpointing=given.pop("gradient_checkpointing", False))
+    name, settings = CASES[case][0].name, CASES[case][1]
+    return Recipe(method=name, backbone="mini", training=Training(**given), engine=engine, settings=settings)
 
 
 def make_trainer(case: str, backbone: Backbone, pool: LatentPool, iterations: int, **training: Any) -> Trainer:
@@ -148,8 +152,8 @@ def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(
     assert log_of(through) == log_of(stopped)
     assert whole.counters.updates == second.counters.updates
     assert whole.counters.evaluations == second.counters.evaluations > 0
-    files = [load_file(folder / checkpoint.FILE) for folder in (through, stopped)]
-    assert files[0].keys() == files[1].keys()
+    files = [load_file(folder / checkpoint.FOLDER / "6" / "rank0.safetensors") for folder in (through, stopped)]
+    assert files[0].keys() == files[1].keys() > set()
     assert all(torch.equal(files[0][k], files[1][k]) for k in files[0])
 
 
@@ -160,12 +164,90 @@ def test_updates_are_counted_by_role(untrained_backbone: Backbones, random_pool:
     assert trainer.counters.updates == {"fake": 5, "discriminator": 2, "generator": 2}
 
 
+@pytest.fixture
+def one_checkpoint(untrained_backbone: Backbones, random_pool: Pools, tmp_path: Path) -> tuple[Path, Trainer]:
+    """A folder with the checkpoint of one iteration, and the trainer that wrote it."""
+    trainer = make_trainer("lcm", untrained_backbone(), random_pool(2), iterations=1, batch_size=1)
+    trainer.fit(tmp_path, ignore)
+    return tmp_path, trainer
+
+
+def truncate(root: Path) -> None:
+    path = root / "1" / "rank0.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def drop_rows(root: Path) -> None:
+    index = json.loads((root / checkpoint.INDEX).read_text())
+    entry = next(e for key, e in index["tensors"].items() if key.endswith("proj_out.weight"))
+    entry["pieces"][0][2] -= 1
+    (root / checkpoint.INDEX).write_text(json.dumps(index))
+
+
+def reshape(root: Path) -> None:
+    text = (root / checkpoint.INDEX).read_text()
+    (root / checkpoint.INDEX).write_text(text.replace('"shape": [96]', '"shape": [95]', 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda root: (root / checkpoint.INDEX).write_text("not a checkpoint"), "JSONDecodeError"),
+        (lambda root: (root / checkpoint.INDEX).write_text('{"format": 7}'), "format 7"),
+        (lambda root: (root / "1" / "rank0.safetensors").unlink(), "rank0.safetensors"),
+        (truncate, "SafetensorError"),
+        (drop_rows, "rows missing"),
+        (reshape, "of shape"),
+    ],
+)
 def test_a_damaged_checkpoint_is_refused_with_its_name(
-    untrained_backbone: Backbones, random_pool: Pools, tmp_path: Path
+    damage: Callable[[Path], Any],
+    said: str,
+    one_checkpoint: tuple[Path, Trainer],
+    untrained_backbone: Backbones,
+    random_pool: Pools,
 ) -> None:
-    (tmp_path / checkpoint.FILE).write_bytes(b"not a checkpoint")
-    with pytest.raises(BenchError, match=checkpoint.FILE):
-        make_trainer("lcm", untrained_backbone(), random_pool(2), iterations=1).fit(tmp_path, ignore)
+    folder, _ = one_checkpoint
+    damage(folder / checkpoint.FOLDER)
+    with pytest.raises(BenchError, match=checkpoint.FOLDER) as caught:
+        make_trainer("lcm", untrained_backbone(), random_pool(2), iterations=1, batch_size=1).fit(folder, ignore)
+    assert said in caught.value.why
+    assert "delete" in caught.value.cure
+
+
+@pytest.mark.parametrize("killed_in", ["_write", "_commit"])
+def test_a_kill_while_saving_leaves_the_last_checkpoint_whole(
+    killed_in: str,
+    one_checkpoint: tuple[Path, Trainer],
+    untrained_backbone: Backbones,
+    random_pool: Pools,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, trainer = one_checkpoint
+    kept = weights(trainer)
+    trainer.step(0)
+    trainer.counters.iteration = 2
+    whole, real = [], getattr(checkpoint, killed_in)
+
+    def kill(*given: Any) -> None:
+        if killed_in == "_write":
+            real(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, killed_in, kill)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(folder, trainer.roles, trainer.optimizers, trainer.counters)
+    monkeypatch.undo()
+    for iteration in (1, 3):
+        fresh = make_trainer("lcm", untrained_backbone(), random_pool(2), iterations=1, batch_size=1)
+        assert checkpoint.restore(folder, fresh.roles, fresh.optimizers).iteration == iteration
+        whole.append(weights(fresh))
+        trainer.counters.iteration = 3
+        checkpoint.save(folder, trainer.roles, trainer.optimizers, trainer.counters)
+        # What was begun and never finished is gone, and so is what has been replaced.
+        assert len([path for path in (folder / checkpoint.FOLDER).iterdir() if path.is_dir()]) == 1
+    assert all(torch.equal(whole[0][key], kept[key]) for key in kept)
+    assert any(not torch.equal(whole[1][key], kept[key]) for key in kept)
 
 
 def test_checkpointing_in_memory_changes_no_bit_of_the_training(
@@ -264,7 +346,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_weights_change(
 
 def run_of(recipe: Recipe) -> Run:
     config = recipe.model_dump(mode="json")
-    return Run(recipe.method, "mini", recipe.method, 0, config, backbone_sha256="")
+    return Run(recipe.method, "mini", recipe.method, 0, config, backbone_sha256="", data="random")
 
 
 def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(
@@ -288,7 +370,31 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(
     dmd = make_recipe("dmd", 1, batch_size=1)
     with pytest.raises(BenchError, match="other settings"):
         train(make_method("dmd"), untrained_backbone(), pool, dmd, run_of(dmd), folder, ignore)
+    on_other_clips = replace(run_of(recipe), data="other clips")
+    with pytest.raises(BenchError, match="other settings") as caught:
+        train(make_method("lcm"), untrained_backbone(), pool, recipe, on_other_clips, folder, ignore)
+    assert "data (random there, other clips now)" in caught.value.why
     assert files == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_may_go_on_with_less_memory(untrained_backbone: Backbones, random_pool: Pools, tmp_path: Path) -> None:
+    """What only decides how much memory is taken may change, and training ends where it would have ended."""
+    pool, ends = random_pool(4), []
+
+    def kill(done: int, total: int, entry: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    for name, less in (("same", {}), ("less", {"micro_batch": 1, "gradient_checkpointing": True})):
+        first, then = (make_recipe("lcm", 2, log_every=2, checkpoint_every=1, **given) for given in ({}, less))
+        with pytest.raises(KeyboardInterrupt):
+            train(make_method("lcm"), untrained_backbone(), pool, first, run_of(first), tmp_path / name, kill)
+        done = train(make_method("lcm"), untrained_backbone(), pool, then, run_of(then), tmp_path / name, ignore)
+        assert (done.iterations, done.updates) == (2, {"generator": 2})
+        (file,) = (tmp_path / name / GENERATOR_FOLDER).rglob("*.safetensors")
+        ends.append(load_file(file))
+    assert all(torch.allclose(ends[0][key], ends[1][key], atol=1e-5) for key in ends[0])
+    config = Run.load(tmp_path / "less").config
+    assert config["training"]["micro_batch"] == 1  # what the folder says is how it ended
 
 
 # --- Export ---------------------------------------------------------------------------------------------------------
@@ -311,7 +417,7 @@ def moved_roles(backbone: Backbone, spec: RoleSpec) -> Roles:
 def test_an_exported_generator_comes_back_through_diffusers(
     kind: str, ema: float | None, untrained_backbone: Backbones, random_pool: Pools, tmp_path: Path
 ) -> None:
-    rate, batch = Optimizer(learning_rate=1e-3), random_pool(2).batch(2, 0)
+    rate, batch = Optimizer(learning_rate=1e-3), random_pool(2).batch([1, 0])
     spec = RoleSpec.full(rate, ema) if kind == "full" else RoleSpec.lora(rate, rank=4, ema=ema)
     backbone = untrained_backbone()
     roles = moved_roles(backbone, spec)
@@ -332,7 +438,7 @@ def test_an_exported_generator_comes_back_through_diffusers(
 def test_an_exported_lora_loads_into_a_plain_pipeline(
     untrained_backbone: Backbones, random_pool: Pools, tmp_path: Path
 ) -> None:
-    spec, batch = RoleSpec.lora(Optimizer(learning_rate=1e-3), rank=4), random_pool(2).batch(2, 0)
+    spec, batch = RoleSpec.lora(Optimizer(learning_rate=1e-3), rank=4), random_pool(2).batch([1, 0])
     backbone = untrained_backbone()
     roles = moved_roles(backbone, spec)
     export_generator(roles, spec, backbone, tmp_path)
@@ -346,7 +452,7 @@ def test_an_exported_lora_loads_into_a_plain_pipeline(
 
 @torch.no_grad()
 def test_an_exported_lora_keeps_its_strength(untrained_backbone: Backbones, random_pool: Pools, tmp_path: Path) -> None:
-    spec, batch = RoleSpec.lora(Optimizer(learning_rate=1e-3), rank=4, strength=0.5), random_pool(2).batch(2, 0)
+    spec, batch = RoleSpec.lora(Optimizer(learning_rate=1e-3), rank=4, strength=0.5), random_pool(2).batch([1, 0])
     backbone = untrained_backbone()
     roles = moved_roles(backbone, spec)
     inputs = (batch.x0_BCTHW, torch.tensor([1.0, 0.5]), batch.cond)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from PIL import Image
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.data.portraits import clips
 from w2svd_bench.errors import BenchError
-from w2svd_bench.evaluate.cell import Bench, cell_of, evaluate, evaluate_floor, floor_cell
-from w2svd_bench.evaluate.evalset import PortraitSet, Reference, _save
-from w2svd_bench.evaluate.pictures import contact_sheet, write_video
-from w2svd_bench.evaluate.sampling import Subject, sample
+from w2svd_bench.evaluate.cell import cell_of, evaluate, evaluate_floor, floor_cell
+from w2svd_bench.evaluate.evalset import PortraitSet, Reference, _save, shares
+from w2svd_bench.evaluate.pictures import contact_sheet, read_picture, write_video
+from w2svd_bench.evaluate.sampling import Sampled, Subject, batch_size, sample
+from w2svd_bench.evaluate.scoring import Bench
 from w2svd_bench.flow import schedule
 from w2svd_bench.metrics.base import Features
 from w2svd_bench.metrics.diagnostics import Reader
@@ -27,6 +29,8 @@ from w2svd_bench.metrics.fvd import MiniFvd
 from w2svd_bench.record import Record, SkippedScore, read_records, write_record
 from w2svd_bench.rng import clip_noise
 from w2svd_bench.samplers import Sampler
+from w2svd_bench.types import Cond
+from w2svd_bench.world import World
 
 SHAPE = (16, 5, 6, 6)
 FOUR = Sampler("sde", tuple(schedule(4, 3.0).tolist()))
@@ -56,6 +60,15 @@ def bench(subject: Subject) -> Bench:
     return Bench(PortraitSet(subject.backbone.side, 16), real, metrics, reader)
 
 
+def sampled(subject: Subject, sampler: Sampler, prompts: list[str], seed: int, batch: int = 64) -> list[Sampled]:
+    """A clip for each prompt."""
+
+    def conditioning(indices: Sequence[int]) -> Cond:
+        return subject.backbone.encode_prompts([prompts[i] for i in indices])
+
+    return list(sample(subject, sampler, conditioning, shares(len(prompts), batch, World()), seed))
+
+
 def test_noise_depends_on_seed_clip_and_step_only() -> None:
     whole = clip_noise(SHAPE, 0, range(6), 2)
     assert whole.shape == (6, *SHAPE)
@@ -77,7 +90,7 @@ def test_clips_are_the_same_for_any_batch_size(subject: Subject, kind: str) -> N
     prompts = PortraitSet(subject.backbone.side, 7).prompts
     made = {}
     for size in (1, 3, 64):
-        parts = list(sample(subject, sampler, prompts, seed=5, batch_size=size))
+        parts = sampled(subject, sampler, prompts, 5, size)
         assert [i for part in parts for i in part.indices] == list(range(7))
         made[size] = torch.cat([part.frames for part in parts])
         assert made[size].shape == (7, 17, 48, 48, 3) and made[size].dtype == torch.uint8
@@ -85,7 +98,7 @@ def test_clips_are_the_same_for_any_batch_size(subject: Subject, kind: str) -> N
         assert (made[size].int() - made[64].int()).abs().max() <= 1
     # Without this the test could not fail: clips of other places and seeds are others altogether.
     assert (made[64][0].int() - made[64][1].int()).abs().max() > 50
-    (other,) = sample(subject, sampler, prompts, seed=6)
+    (other,) = sampled(subject, sampler, prompts, 6)
     assert (other.frames.int() - made[64].int()).abs().flatten(1).amax(1).min() > 50
 
 
@@ -95,7 +108,7 @@ def test_the_prompt_decides_what_is_drawn(subject: Subject) -> None:
     sampler = Sampler("ode", tuple(schedule(12, 3.0).tolist()))
     corner = {}
     for backdrop in ("beige", "navy"):
-        (part,) = sample(subject, sampler, [f"tan skin, black hair, {backdrop} backdrop{rest}"] * 2, seed=0)
+        (part,) = sampled(subject, sampler, [f"tan skin, black hair, {backdrop} backdrop{rest}"] * 2, 0)
         corner[backdrop] = part.frames[:, :, :8, :6].float().mean((0, 1, 2, 3))
     assert (corner["beige"] - corner["navy"])[0] > 60  # red of 255: 204 against 43 in the palette
     assert corner["beige"][0] > corner["beige"][2] and corner["navy"][2] > corner["navy"][0]
@@ -159,6 +172,25 @@ def test_real_clips_set_the_floor(subject: Subject, bench: Bench) -> None:
     assert raw.diagnostics["colour_error"] < 0.01 and raw.diagnostics["mouth"] == pytest.approx(1.0, abs=0.3)
 
 
+@pytest.mark.parametrize(("shape", "clips_at_a_time"), [(SHAPE, 64), ((16, 2, 4, 4), 64), ((16, 16, 40, 64), 1)])
+def test_large_clips_are_made_one_at_a_time(shape: tuple[int, ...], clips_at_a_time: int) -> None:
+    """The miniature's, smaller ones, and 61 frames of 320x512 of the 13B model."""
+    assert batch_size(shape) == clips_at_a_time
+
+
+def test_too_few_clips_are_no_score(subject: Subject, bench: Bench) -> None:
+    """Seven prompts; and eight clips of seven prompts, which the jackknife can't part any further."""
+    for count, prompts in ((7, None), (8, [0, 0, 1, 2, 3, 4, 5, 6])):
+        portraits = PortraitSet(subject.backbone.side, count)
+        if prompts is not None:
+            portraits.prompts[:] = [portraits.prompts[i] for i in prompts]
+        few = Bench(portraits, bench.reference, bench.metrics, bench.reader)
+        for score in evaluate(subject, 1, few, quiet).metrics.values():
+            assert isinstance(score, SkippedScore) and "7 clips of different prompts" in score.skipped
+    eight = Bench(PortraitSet(subject.backbone.side, 8), bench.reference, bench.metrics, bench.reader)
+    assert all(score.n == 8 for score in evaluate(subject, 1, eight, quiet).metrics.values())  # type: ignore[union-attr]
+
+
 def test_an_eval_set_names_all_that_it_depends_on(subject: Subject) -> None:
     side = subject.backbone.side
     test, tuning = PortraitSet(side, 16), PortraitSet(side, 16, "validation")
@@ -183,6 +215,7 @@ def test_the_reference_is_made_once(subject: Subject, tmp_path: Path, monkeypatc
     for metric in metrics:
         assert np.array_equal(first.features[metric.id].values_NKD, metric.features(real))
         assert np.array_equal(first.features[metric.id].values_NKD, again.features[metric.id].values_NKD)
+    assert first.readings is not None and again.readings is not None
     assert np.array_equal(first.readings, again.readings) and first.readings.shape[:2] == (12, 17)
     assert not list(tmp_path.rglob("*.tmp*"))
 
@@ -216,6 +249,24 @@ def test_a_contact_sheet_has_a_row_a_clip(tmp_path: Path) -> None:
     assert np.array_equal(corner, real[0, 0])
     below = picture[118 + 14 : 118 + 14 + 96 : 2, 404 : 404 + 96 : 2]
     assert np.array_equal(below, real[1, 16])
+
+
+def test_a_picture_becomes_a_first_frame(tmp_path: Path) -> None:
+    """Cropped around its centre and upright; a broken one is named."""
+    stripes = np.zeros((40, 120, 3), np.uint8)
+    stripes[:, 40:80] = 255  # the middle is what is kept of a frame three times as wide as high
+    Image.fromarray(stripes).save(tmp_path / "wide.png")
+    assert np.array_equal(read_picture(tmp_path / "wide.png", 40, 40), np.full((40, 40, 3), 255))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown after a quarter turn
+    half = np.zeros((64, 64, 3), np.uint8)
+    half[:32] = 255
+    Image.fromarray(half).save(tmp_path / "turned.png", exif=turned)
+    upright = read_picture(tmp_path / "turned.png", 32, 32)
+    assert (upright[:, 20:] > 250).all() and (upright[:, :12] < 5).all()
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(BenchError, match="broken"):
+        read_picture(tmp_path / "broken.png", 32, 32)
 
 
 @pytest.mark.parametrize("ending", ["mp4", "gif"])

@@ -19,6 +19,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 # Attention and MLP of every block; not the text refiner, the modulation linears (their input has no token axis) or
@@ -47,18 +48,24 @@ class Adapters:
     def __init__(self, transformer: Any) -> None:
         self.transformer = transformer
         self.state = AdapterState()
+        self.unmasked = False  # whether the attention mask of the pass under way hides nothing and is left out
         self._layers: list[BaseTunerLayer] = []
 
-    def add(self, name: str, rank: int) -> None:
+    def add(self, name: str, rank: int, dtype: torch.dtype = torch.float32) -> None:
         """Adds an adapter that starts as the identity (B = 0); alpha equals rank, so strength 1 is the plain product.
 
-        No dropout: two roles may differ by their strength only.
+        No dropout: two roles may differ by their strength only. ``dtype`` is that of its weights; they are used in the
+        type of the activations.
         """
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS, lora_dropout=0.0)
         with warnings.catch_warnings():  # peft warns of a second adapter, which is what we want
             warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
             self.transformer.add_adapter(config, adapter_name=name)
         self._layers = [m for m in self.transformer.modules() if isinstance(m, BaseTunerLayer)]
+        for layer in self._layers:
+            layer.cast_input_dtype_enabled = False
+            layer.lora_A[name] = _CastLinear.of(layer.lora_A[name], dtype)
+            layer.lora_B[name] = _CastLinear.of(layer.lora_B[name], dtype)
         for parameter in self.transformer.parameters():
             parameter.requires_grad_(False)
         self._apply(self.state)
@@ -96,10 +103,27 @@ class Adapters:
         finally:
             self._apply(before)
 
+    @contextmanager
+    def without_mask(self, unmasked: bool) -> Iterator[None]:
+        """Runs a forward pass without the attention mask, or with it, and puts the choice before it back."""
+        before = self.unmasked
+        self.unmasked = unmasked
+        try:
+            yield
+        finally:
+            self.unmasked = before
+
+    @contextmanager
+    def _again(self, state: AdapterState, unmasked: bool) -> Iterator[None]:
+        with self.using(state), self.without_mask(unmasked):
+            yield
+
     def checkpoint(self, block: nn.Module, *args: Any) -> Any:
-        """Gradient checkpointing whose recomputation sees the state of the forward pass."""
-        state = self.state
-        return checkpoint(block, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self.using(state)))
+        """Gradient checkpointing whose recomputation sees what the forward pass saw."""
+        state, unmasked = self.state, self.unmasked
+        return checkpoint(
+            block, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self._again(state, unmasked))
+        )
 
     def enable_checkpointing(self) -> None:
         """Trades compute for memory in the transformer's blocks."""
@@ -113,6 +137,22 @@ class Adapters:
                 "gradient checkpointing was enabled without the adapters' state, which gives silently wrong "
                 "gradients; use Adapters.enable_checkpointing()"
             )
+
+
+class _CastLinear(nn.Linear):
+    """A linear layer whose weight is used in the type of its input: float32 weights, bfloat16 activations.
+
+    peft would cast the activations up instead, which keeps them in memory twice.
+    """
+
+    @classmethod
+    def of(cls, linear: nn.Linear, dtype: torch.dtype) -> _CastLinear:
+        cast = cls(linear.in_features, linear.out_features, bias=False, device="meta")
+        cast.weight = nn.Parameter(linear.weight.detach().to(dtype), requires_grad=False)
+        return cast
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear(input, self.weight.to(input.dtype))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from w2svd_bench.backbones.adapters import AdapterState
 from w2svd_bench.types import Cond
 
 if TYPE_CHECKING:
-    from w2svd_bench.backbones.roles import Network
+    from w2svd_bench.backbones.network import Network
 
 
 class Discriminator(nn.Module):

@@ -5,7 +5,6 @@ Axes: B batch, C channels, T latent frames, H, W latent pixels. A role is called
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,41 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from w2svd_bench.backbones.adapters import Adapters, AdapterState, blend
+from w2svd_bench.backbones.adapters import AdapterState, blend
 from w2svd_bench.backbones.discriminator import Discriminator
+from w2svd_bench.backbones.network import Network
+from w2svd_bench.backbones.sharding import fill, settle, shard, skeleton
+from w2svd_bench.config import Engine
 from w2svd_bench.types import TEACHER, Cond, average_of
+from w2svd_bench.world import ALONE, World
 
-
-class Network:
-    """One transformer in memory with its guidance; counts the clips that pass through it.
-
-    Args:
-        transformer: a `HunyuanVideoTransformer3DModel`.
-        guidance: the embedded guidance scale; ignored by a transformer that embeds none.
-    """
-
-    def __init__(self, transformer: Any, guidance: float) -> None:
-        self.transformer = transformer
-        self.guidance = guidance
-        self.adapters = Adapters(transformer)
-        self.evaluations = 0
-
-    def velocity(self, x_BCTHW: Tensor, t_B: Tensor, cond: Cond) -> Tensor:
-        """The network at noise levels t in [0, 1] (it receives 1000 t, in float32)."""
-        self.adapters.check_exact()
-        self.evaluations += len(x_BCTHW)
-        guidance = None
-        if self.transformer.config.guidance_embeds:
-            guidance = torch.full((len(x_BCTHW),), self.guidance, device=x_BCTHW.device, dtype=x_BCTHW.dtype) * 1000.0
-        return self.transformer(
-            hidden_states=x_BCTHW,
-            timestep=t_B * 1000.0,
-            encoder_hidden_states=cond.tokens_BLD,
-            encoder_attention_mask=cond.mask_BL,
-            pooled_projections=cond.pooled_BP,
-            guidance=guidance,
-            return_dict=False,
-        )[0]
+PLAIN = Engine()
 
 
 @dataclass
@@ -65,48 +38,89 @@ class Role:
 class Roles(Mapping[str, Any]):
     """All roles of a run by name: the teacher, those that the method asks for, and their averages.
 
+    With several processes each holds a replica of everything, or with ``engine.sharding: fsdp`` its shards of every
+    network (`sharding.shard`); the head of a discriminator is small and always whole.
+
     Args:
         network: the teacher's; every LoRA role and every view shares it.
         specs: the method's roles (`method.RoleSpec`).
-        seed: of the LoRA's and the discriminator's first weights.
+        seed: of the LoRA's and the discriminator's first weights, the same in every process.
+        engine: precision, sharding, checkpointing and compiling. ``sharding: auto`` means replicas here: whoever
+            knows what fits decides before.
+        world: the processes.
     """
 
-    def __init__(self, network: Network, specs: Mapping[str, Any], seed: int = 0) -> None:
-        self.base = network
-        network.transformer.requires_grad_(False).eval()
+    def __init__(
+        self,
+        network: Network,
+        specs: Mapping[str, Any],
+        seed: int = 0,
+        engine: Engine = PLAIN,
+        world: World = ALONE,
+    ) -> None:
+        self.base, self.world = network, world
+        self.sharded = engine.sharding == "fsdp" and world.size > 1
         self._roles: dict[str, Any] = {TEACHER: Role(network, AdapterState())}
         self._parameters: dict[str, dict[str, nn.Parameter]] = {}
-        self._averages: dict[str, float] = {}
+        self._averages = {name: spec.ema for name, spec in specs.items() if spec.ema is not None}
+        network.transformer.requires_grad_(False).eval()
+        dtype: torch.dtype = getattr(torch, engine.trained_dtype)
+        # Full copies are outlined before the teacher has adapters, and filled when it is sharded.
+        copies = {key: skeleton(network, dtype) for key in _keys(specs, "full")}
+        heads = self._add_to_base(specs, dtype, seed)
+        self._place(copies)
+        for key, own in copies.items():
+            self._roles[key] = Role(own, AdapterState())
+            self._parameters[key] = dict(own.transformer.named_parameters())
+        for key, spec in _keys(specs, "lora").items():
+            self._roles[key] = Role(network, AdapterState(key, spec.strength))
+            self._parameters[key] = network.adapters.parameters(key)
+        for name, head in heads.items():
+            self._roles[name] = head
+            self._parameters[name] = dict(head.named_parameters())
+        self._add_views(specs)
+        for name in self._averages:
+            blend(self._parameters[average_of(name)], self._parameters[name], decay=0.0)
+        if engine.gradient_checkpointing:
+            self.enable_checkpointing()
+        if engine.compile:
+            for each in self._networks():
+                each.compile_blocks()
+
+    def _add_to_base(self, specs: Mapping[str, Any], dtype: torch.dtype, seed: int) -> dict[str, Discriminator]:
+        """Adds the adapters to the teacher's network, and makes the heads that read it."""
+        loras, heads = _keys(specs, "lora"), {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            # Full copies first: they must not take another role's adapters along.
-            for name, spec in sorted(specs.items(), key=lambda item: item[1].weights != "full"):
-                self._add(name, spec)
+            for name, spec in specs.items():
+                if spec.weights == "head":
+                    heads[name] = Discriminator(self.base)
+                for key in (key for key in (name, average_of(name)) if key in loras):
+                    self.base.adapters.add(key, spec.rank, dtype)
+        return heads
+
+    def _place(self, copies: Mapping[str, Network]) -> None:
+        """Shards the teacher's network and the copies, if they are to be, and gives the copies their weights."""
+        device = next(self.base.transformer.parameters()).device
+        mesh = self.world.mesh() if self.sharded else None
+        if mesh is not None:
+            shard(self.base, mesh)
+            settle(self.base)
+        for copied in copies.values():
+            if mesh is not None:
+                shard(copied, mesh)
+            fill(copied, self.base, device)
+            if mesh is not None:
+                settle(copied)
+
+    def _add_views(self, specs: Mapping[str, Any]) -> None:
         for name, spec in specs.items():
             if spec.weights == "teacher":
                 self._roles[name] = self._roles[TEACHER]
             if spec.weights == "view":
                 if specs.get(spec.of) is None or specs[spec.of].weights != "lora":
                     raise ValueError(f"role {name!r} is a view of {spec.of!r}, which is not a LoRA role")
-                self._roles[name] = Role(network, AdapterState(spec.of, spec.strength))
-
-    def _add(self, name: str, spec: Any) -> None:
-        if spec.weights == "full":
-            for key in [name, *([average_of(name)] if spec.ema is not None else [])]:
-                own = Network(copy.deepcopy(self.base.transformer), self.base.guidance)
-                self._roles[key] = Role(own, AdapterState())
-                self._parameters[key] = dict(own.transformer.named_parameters())
-        elif spec.weights == "lora":
-            for key in [name, *([average_of(name)] if spec.ema is not None else [])]:
-                self.base.adapters.add(key, spec.rank)
-                self._roles[key] = Role(self.base, AdapterState(key, spec.strength))
-                self._parameters[key] = self.base.adapters.parameters(key)
-        elif spec.weights == "head":
-            self._roles[name] = head = Discriminator(self.base)
-            self._parameters[name] = dict(head.named_parameters())
-        if spec.ema is not None:
-            self._averages[name] = spec.ema
-            blend(self._parameters[average_of(name)], self._parameters[name], decay=0.0)
+                self._roles[name] = Role(self.base, AdapterState(spec.of, spec.strength))
 
     def __getitem__(self, name: str) -> Any:
         return self._roles[name]
@@ -151,6 +165,12 @@ class Roles(Mapping[str, Any]):
         found = {id(self.base): self.base}
         found |= {id(r.network): r.network for r in self._roles.values() if isinstance(r, Role)}
         return list(found.values())
+
+
+def _keys(specs: Mapping[str, Any], weights: str) -> dict[str, Any]:
+    """The roles of one kind with their averages, each with its spec."""
+    names = [(name, spec) for name, spec in specs.items() if spec.weights == weights]
+    return {key: spec for name, spec in names for key in ([name] if spec.ema is None else [name, average_of(name)])}
 
 
 def both(first: Role, second: Role, x_BCTHW: Tensor, t_B: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:

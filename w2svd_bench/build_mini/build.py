@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.backbones.mini import new_transformer, save_pipeline
 from w2svd_bench.backbones.mini_codec import MiniCodec
-from w2svd_bench.backbones.roles import Network
+from w2svd_bench.backbones.network import Network
 from w2svd_bench.build_mini import card
 from w2svd_bench.build_mini.codec import fit_decoder, fit_linear, psnr
 from w2svd_bench.build_mini.features import train_clip_net, train_frame_net
@@ -135,7 +135,7 @@ def _teacher(out: Path, plan: BuildPlan, codec: MiniCodec, device: str, log: Log
     codec.save_pretrained(start / "codec")
     backbone = Backbone.load(str(start), device)
     pool = _pool(out, plan, backbone, log)
-    transformer = backbone.pipeline.transformer.train()
+    transformer = backbone.transformer.train()
     network = Network(transformer, SIDE["guidance"])
 
     def cond_of(rows: torch.Tensor) -> Cond:

@@ -10,8 +10,20 @@ import typer
 from rich.markup import escape
 
 from w2svd_bench import __version__
-from w2svd_bench.cli import boards, evaluating, plugins, reproducing, sampling, training
+from w2svd_bench.cli import (
+    boards,
+    costing,
+    data,
+    evaluating,
+    exporting,
+    planning,
+    plugins,
+    reproducing,
+    sampling,
+    training,
+)
 from w2svd_bench.cli.arguments import spread
+from w2svd_bench.cli.launch import command_line
 from w2svd_bench.cli.progress import errors
 from w2svd_bench.errors import BenchError
 
@@ -30,6 +42,10 @@ app.command("train")(training.train)
 app.command("eval")(evaluating.evaluate)
 app.command("leaderboard")(boards.leaderboard)
 app.command("sample")(sampling.sample)
+app.command("export")(exporting.export)
+app.add_typer(data.app, name="data")
+app.command("plan")(planning.plan)
+app.command("cost")(costing.cost)
 app.command("methods")(plugins.methods)
 app.command("new-method")(plugins.new_method)
 app.command("reproduce")(reproducing.reproduce)
@@ -53,6 +69,7 @@ def _options(
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command line on the given arguments and returns its exit status."""
+    command_line.set(list(arguments))
     try:
         # typer brings its own copy of click, so nobody outside can name its errors: it shows them itself and exits.
         typer.main.get_command(app).main(spread(arguments), prog_name="w2svd-bench")

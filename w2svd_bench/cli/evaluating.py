@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,55 +12,144 @@ from rich.markup import escape
 from w2svd_bench.cli import options
 from w2svd_bench.cli.arguments import names, positive_integers
 from w2svd_bench.cli.boards import show
+from w2svd_bench.cli.launch import relaunch
 from w2svd_bench.cli.progress import Reporter, errors, quiet
 from w2svd_bench.errors import BenchError
+from w2svd_bench.world import World
+
+if TYPE_CHECKING:
+    from w2svd_bench.backbones.base import Backbone
+    from w2svd_bench.evaluate.evalset import ClipSet
+
+PORTRAITS = "portraits"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The eval set that was asked for, as the options say it."""
+
+    data: str | None
+    videos: Path | None
+    split: str
+    clips: int
+
+    def __post_init__(self) -> None:
+        if self.split not in ("test", "validation"):
+            raise BenchError(
+                f"split {self.split!r} is not for evaluation",
+                "prompts come from test or validation",
+                "use --split test",
+            )
+        if self.cache is not None and self.split != "test":
+            why = "a cache has one split beside that for training: the held-out clips, test"
+            raise BenchError(f"split {self.split!r} can't be had of a cache", why, "leave --split out")
+        if self.cache is None and self.videos is not None:
+            why = "the procedural portraits are drawn, not read"
+            raise BenchError("--videos goes with the cache that was prepared from them", why, "add --data CACHE")
+
+    @property
+    def cache(self) -> Path | None:
+        """The folder of the latent cache; None for the procedural portraits."""
+        return None if self.data in (None, PORTRAITS) else Path(self.data)
+
+    def open(self, source: str, device: str, run: Path) -> tuple[Backbone, ClipSet]:
+        """The eval set, and the backbone at the size of its clips: a cache's own, or that of the run's recipe."""
+        from w2svd_bench.backbones.base import Backbone
+        from w2svd_bench.evaluate.cacheset import CacheSet
+        from w2svd_bench.evaluate.evalset import PortraitSet
+        from w2svd_bench.evaluate.sampling import recipe_of
+        from w2svd_bench.train.run import Run
+
+        if self.cache is not None:
+            held_out = CacheSet.open(self.cache, source, device, self.videos, self.clips)
+            return held_out.cache.backbone, held_out
+        backbone = Backbone.for_recipe(source, device, recipe_of(Run.load(run), run))
+        skipped = backbone.side.num_frames - backbone.decoded_frames
+        return backbone, PortraitSet(backbone.side, self.clips, self.split, skipped)
 
 
 def evaluate(
     steps: options.Steps = None,
     methods: Annotated[list[str] | None, typer.Option("--methods", help="Only these labels.")] = None,
     backbone: options.Backbone = "mini",
+    data: options.Data = None,
+    videos: Annotated[
+        Path | None, typer.Option("--videos", help="The folder that the cache of --data was prepared from.")
+    ] = None,
     clips: options.Clips = options.DEFAULT_CLIPS,
     split: options.Split = "test",
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Clips at a time; by itself as many as suit their size.")
+    ] = None,
     out: options.Out = options.RUNS,
     plugin: options.Plugin = None,
     device: options.Device = "auto",
+    nproc: options.Processes = 1,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
     """Evaluate every run found at each number of steps, and end with the table; cells that are done are skipped.
 
+    With --data CACHE the prompts are the cache's held-out clips (at most --clips), and the reference their real frames
+    where --videos says where they are, else the same clips decoded from their latents.
+
     Examples:
       w2svd-bench eval --steps 1 4 28
       w2svd-bench eval --steps 4 --methods lcm w2svd --split validation --clips 256
+      w2svd-bench eval --backbone hunyuan --data caches/portraits --videos /data/videos --nproc 8
     """
     options.load_plugin(plugin)
     numbers = positive_integers(steps or [str(n) for n in options.DEFAULT_STEPS], "--steps")
-    if split not in ("test", "validation"):
-        raise BenchError(
-            f"split {split!r} is not for evaluation", "prompts come from test or validation", "use --split test"
-        )
-
-    from w2svd_bench.backbones.base import Backbone
-    from w2svd_bench.evaluate.evalset import PortraitSet
-    from w2svd_bench.evaluate.grid import Grid
-
+    asked = Asked(data, videos, split, clips)
     device = options.resolve_device(device)
-    options.use_one_thread(device)
-    opened = Backbone.load(backbone, device)
-    folders = _finished(out, opened.name, names(methods or []))
+    name = options.backbone_name(backbone)
+    folders, unfinished = _runs(out, name, names(methods or []))
     if dry_run:
+        _note(unfinished)
         for folder in folders:
             print(f"{folder} at {', '.join(map(str, numbers))} steps")
         return
-    results = results_folder(out, opened.name, split, clips)
-    with Reporter() as report:
-        grid = Grid(backbone, PortraitSet(opened.side, clips, split), results, device, report)
+    if not folders:
+        why = f"none of these is finished: {', '.join(map(str, unfinished))}"
+        raise BenchError("there is nothing to evaluate", why, "repeat the `w2svd-bench train` command to go on")
+    relaunch(nproc)
+    world = World.start(device)
+    try:
+        if world.lead:
+            _note(unfinished)
+        results = _evaluate(backbone, asked, folders, numbers, out / name, world, batch)
+    finally:
+        world.stop()
+    if world.lead and not quiet():
+        show(results, as_json)
+
+
+def _note(unfinished: list[Path]) -> None:
+    for folder in unfinished if not quiet() else ():
+        left_out = f"note: {folder} is not finished and is left out; repeat its `w2svd-bench train` command to go on"
+        errors.print(escape(left_out), highlight=False, soft_wrap=True)
+
+
+def _evaluate(
+    source: str, asked: Asked, folders: list[Path], numbers: list[int], out: Path, world: World, batch: int | None
+) -> Path:
+    """Makes the grid and returns the folder of its results."""
+    from w2svd_bench.evaluate.grid import Grid
+
+    options.use_one_thread(world.device)
+    opened, eval_set = world.together(lambda: asked.open(source, world.device, folders[0]))
+    results = (
+        results_folder(out.parent, out.name, asked.split, asked.clips)
+        if asked.cache is None
+        else out / f"results-{eval_set.name}"
+    )
+    with Reporter(silent=not world.lead) as report:
+        grid = Grid(source, opened, eval_set, results, report, world, batch)
+        world.together(lambda: grid.check(folders))
         grid.floor()
         for folder in folders:
             grid.run(folder, numbers)
-    if not quiet():
-        show(results, as_json)
+    return results
 
 
 def results_folder(out: Path, backbone: str, split: str = "test", clips: int = options.DEFAULT_CLIPS) -> Path:
@@ -68,7 +158,8 @@ def results_folder(out: Path, backbone: str, split: str = "test", clips: int = o
     return out / backbone / ("results" if default else f"results-{split}-{clips}")
 
 
-def _finished(out: Path, backbone: str, labels: list[str]) -> list[Path]:
+def _runs(out: Path, backbone: str, labels: list[str]) -> tuple[list[Path], list[Path]]:
+    """The finished and the unfinished runs of a backbone; raises `BenchError` if a label, or any run, is missing."""
     from w2svd_bench.train.run import Run, find_runs
 
     found = {folder: Run.load(folder) for folder in find_runs(out, backbone)}
@@ -82,10 +173,5 @@ def _finished(out: Path, backbone: str, labels: list[str]) -> list[Path]:
             f"runs under {out / backbone}: {have}",
             f"train one: w2svd-bench train --method {sorted(missing or {'w2svd'})[0]}",
         )
-    for folder, run in chosen.items():
-        if not run.finished and not quiet():
-            left_out = (
-                f"note: {folder} is not finished and is left out; repeat its `w2svd-bench train` command to go on"
-            )
-            errors.print(escape(left_out), highlight=False, soft_wrap=True)
-    return [folder for folder, run in chosen.items() if run.finished]
+    finished = [folder for folder, run in chosen.items() if run.finished]
+    return finished, [folder for folder in chosen if folder not in finished]

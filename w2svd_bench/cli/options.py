@@ -10,7 +10,9 @@ import typer
 from w2svd_bench.errors import BenchError
 from w2svd_bench.registry import BACKBONES, METHODS
 
-Backbone = Annotated[str, typer.Option("--backbone", help="mini, or a HunyuanVideo pipeline directory.")]
+Backbone = Annotated[
+    str, typer.Option("--backbone", help="mini, hunyuan, hunyuan-i2v, a diffusers directory or a hub id.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder of runs and results.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Plugin = Annotated[Path | None, typer.Option("--plugin", help="A Python file with a method of your own.")]
@@ -18,6 +20,11 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan
 Steps = Annotated[list[str] | None, typer.Option("--steps", help="Numbers of sampling steps: --steps 1 4 28.")]
 Split = Annotated[str, typer.Option("--split", help="Prompts from test, or from validation for tuning.")]
 Clips = Annotated[int, typer.Option("--clips", min=2, help="Prompts of the evaluation set.")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="A folder that `data prepare` made, or portraits (the miniature's own).")
+]
+Processes = Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine, one a GPU.")]
+Variant = Annotated[str, typer.Option("--variant", help="A variant of the recipe: 544p stands for hunyuan-544p.yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 RUNS = Path("runs")
@@ -53,6 +60,20 @@ def backbone_name(source: str) -> str:
     from w2svd_bench.backbones.base import Backbone as Opened
 
     return Opened.locate(source)[1].backbone
+
+
+def recipe_name(source: str) -> str:
+    """Whose recipes a backbone is trained by; a registered name is not looked up on the hub for that."""
+    if source in BACKBONES.names():
+        return BACKBONES.get(source).recipe or source
+    from w2svd_bench.backbones.base import Backbone as Opened
+
+    return Opened.locate(source)[1].recipe
+
+
+def with_variant(recipe: str, variant: str) -> str:
+    """The name of a recipe's variant, as its file is called."""
+    return f"{recipe}-{variant}" if variant else recipe
 
 
 def load_plugin(path: Path | None) -> list[str]:

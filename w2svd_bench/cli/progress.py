@@ -19,14 +19,15 @@ errors = Console(stderr=True)
 
 
 class Reporter:
-    """Shows how far named tasks have come; use as a context manager."""
+    """Shows how far named tasks have come; use as a context manager. ``silent`` is for all processes but the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, silent: bool = False) -> None:
+        self._silent = silent
         self._json = os.environ.get(JSON_VARIABLE) == "json"
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last: dict[str, float] = {}
-        if not self._json and errors.is_terminal:
+        if not silent and not self._json and errors.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -49,6 +50,8 @@ class Reporter:
 
     def __call__(self, task: str, done: int, total: int, note: str = "") -> None:
         """Says that ``done`` of ``total`` parts of a task are finished."""
+        if self._silent:
+            return
         if self._json:
             print(json.dumps({"task": task, "done": done, "total": total, "note": note}), flush=True)
         elif self._bars:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +12,13 @@ import typer
 import yaml
 
 from w2svd_bench.cli import options
+from w2svd_bench.cli.launch import inside, relaunch
 from w2svd_bench.cli.progress import Reporter, console, quiet
 from w2svd_bench.config import Recipe, apply_overrides, load_recipe, validated
 from w2svd_bench.errors import BenchError
 from w2svd_bench.registry import METHODS
+from w2svd_bench.types import TrainingData
+from w2svd_bench.world import World
 
 
 def train(
@@ -22,11 +26,14 @@ def train(
     backbone: options.Backbone = "mini",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="A recipe file instead of the method's own.")] = None,
+    variant: options.Variant = "",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="settings.alpha_weak=0.5 and the like.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="A name for this variant in tables and folders.")] = None,
+    data: options.Data = None,
     out: options.Out = options.RUNS,
     plugin: options.Plugin = None,
     device: options.Device = "auto",
+    nproc: options.Processes = 1,
     dry_run: options.DryRun = False,
 ) -> None:
     """Train a method on a backbone; the same command goes on where it was interrupted.
@@ -34,13 +41,16 @@ def train(
     Examples:
       w2svd-bench train --method w2svd
       w2svd-bench train --method w2svd --set settings.alpha_weak=0 settings.gt.kind=none --label lora-dmd
+      w2svd-bench train --method w2svd --backbone hunyuan --data caches/portraits --nproc 8
+      w2svd-bench train --method w2svd --backbone hunyuan --variant 544p --data caches/portraits-544p --nproc 8
     """
     options.load_plugin(plugin)
     method_class = METHODS.get(method)
-    resolved = resolve_recipe(method_class, options.backbone_name(backbone), recipe, overrides or [])
-    if label is None and (overrides or recipe):
-        label = method
-        if not dry_run and not quiet():
+    own = options.with_variant(options.recipe_name(backbone), variant)
+    resolved = resolve_recipe(method_class, own, recipe, overrides or [])
+    if label is None and (overrides or recipe or variant):
+        label = f"{method}-{variant}" if variant and not (overrides or recipe) else method
+        if not dry_run and not quiet() and not inside():
             console.print(f"note: this variant will be called {label!r} in tables; --label NAME gives it its own name")
     label = method if label is None else label
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", label) or label.startswith("results"):
@@ -52,7 +62,13 @@ def train(
     if dry_run:
         console.print(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False).rstrip(), highlight=False)
         return
-    _train(method_class, backbone, seed, resolved, label, out, plugin, device)
+    relaunch(nproc)
+    job = Job(method_class, backbone, data, seed, resolved, label, out, plugin)
+    world = World.start(options.resolve_device(device))
+    try:
+        _train(job, world)
+    finally:
+        world.stop()
 
 
 def resolve_recipe(method_class: Any, backbone: str, recipe: Path | None, overrides: list[str]) -> Recipe:
@@ -69,44 +85,81 @@ def resolve_recipe(method_class: Any, backbone: str, recipe: Path | None, overri
     return resolved.model_copy(update={"settings": json.loads(settings.model_dump_json())})
 
 
-def _train(
-    method_class: Any, source: str, seed: int, recipe: Recipe, label: str, out: Path, plugin: Path | None, device: str
-) -> None:
+@dataclass(frozen=True)
+class Job:
+    """What `train` was asked to do, resolved."""
+
+    method_class: Any
+    source: str
+    data: str | None
+    seed: int
+    recipe: Recipe
+    label: str
+    out: Path
+    plugin: Path | None
+
+
+def _train(job: Job, world: World) -> None:
     from w2svd_bench.backbones.base import Backbone
-    from w2svd_bench.data.latents import portrait_pool
+    from w2svd_bench.plan.foresee import decided, foresee
+    from w2svd_bench.plan.table import summary
     from w2svd_bench.train.loop import train as train_run
     from w2svd_bench.train.run import Run, run_folder
 
-    device = options.resolve_device(device)
-    options.use_one_thread(device)
-    backbone = Backbone.load(source, device)
-    method = method_class(validated(method_class.Config, recipe.settings, "settings"), backbone.side.shift)
-    run = Run(
-        method=method_class.name,
-        backbone=backbone.name,
-        label=label,
-        seed=seed,
-        config=recipe.model_dump(mode="json"),
-        backbone_sha256=backbone.sha256,
-        plugin=str(plugin) if plugin else None,
-    )
-    folder = run_folder(out, backbone.name, label, seed)
-    with Reporter() as report:
-        pool = None
-        if method.roles():
-            pool = portrait_pool(
-                backbone, "train", recipe.training.pool_clips, lambda d, n: report("encoding training clips", d, n)
-            )
-        name = f"training {label} seed {seed}"
+    options.use_one_thread(world.device)
+    recipe = job.recipe
+    backbone = Backbone.for_recipe(job.source, world.device, recipe)
+    method = job.method_class(validated(job.method_class.Config, recipe.settings, "settings"), backbone.side.shift)
+    folder = run_folder(job.out, backbone.name, job.label, job.seed)
+    with Reporter(silent=not world.lead) as report:
+        clips = open_data(job.data, backbone, recipe, world, report) if method.roles() else None
+        run = Run(
+            method=method.name,
+            backbone=backbone.name,
+            label=job.label,
+            seed=job.seed,
+            config=recipe.model_dump(mode="json"),
+            backbone_sha256=backbone.sha256,
+            plugin=str(job.plugin) if job.plugin else None,
+            data=clips.name if clips is not None else "",
+        )
+        name = f"training {job.label} seed {job.seed}"
+        foreseen = decided(backbone, job.method_class, recipe, world) if clips is not None else recipe
+
+        def advice() -> str:
+            return summary(foresee(backbone, job.method_class, foreseen, world))
 
         def tell(done: int, total: int, entry: dict[str, float]) -> None:
             report(name, done, total, f"loss {entry.get('generator/loss', float('nan')):.4f}")
 
-        finished = train_run(method, backbone, pool, recipe, run, folder, tell)
-    if quiet():
+        finished = train_run(method, backbone, clips, foreseen, run, folder, tell, world, advice)
+    if quiet() or not world.lead:
         return
     if not method.roles():
         console.print(f"{method.name} needs no training; {folder} is ready for `w2svd-bench eval`", highlight=False)
     else:
         updates = ", ".join(f"{count} updates of {role}" for role, count in finished.updates.items())
         console.print(f"{folder}: {updates}; {finished.seconds:.0f} s; next: w2svd-bench eval", highlight=False)
+
+
+def open_data(data: str | None, backbone: Any, recipe: Recipe, world: World, report: Reporter) -> TrainingData:
+    """The training clips: a prepared cache, or the procedural portraits; `BenchError` where neither was named."""
+    from w2svd_bench.data.cache import LatentCache
+    from w2svd_bench.data.latents import portrait_pool
+
+    data = data or backbone.side.data
+    if data is None:
+        raise BenchError(
+            f"there is nothing to train {backbone.name} on",
+            "no training clips were named, and this backbone has none of its own",
+            "prepare some (w2svd-bench data prepare) and give the folder with --data, or try --data portraits",
+        )
+    if data != "portraits":
+        return LatentCache.open(Path(data), backbone)
+    count = recipe.training.pool_clips
+
+    def encode() -> None:
+        portrait_pool(backbone, "train", count, lambda done, n: report("encoding training clips", done, n))
+
+    world.agree(encode)  # by one process; the others find them in the cache
+    return portrait_pool(backbone, "train", count)

@@ -6,7 +6,7 @@ Axes: N clips of the pool, B batch; latents are (., C, T, h, w).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,33 +17,28 @@ from torch import Tensor
 
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.data.portraits import RENDERER_VERSION, batches, captions
+from w2svd_bench.folders import cache_folder
 from w2svd_bench.record import canonical_hash
-from w2svd_bench.rng import Rng
 from w2svd_bench.types import Batch, Cond
-
-
-def cache_folder() -> Path:
-    """Where things that can be made again are kept: ``$W2SVD_BENCH_CACHE``, or ``~/.cache/w2svd-bench``."""
-    return Path(os.environ.get("W2SVD_BENCH_CACHE") or Path.home() / ".cache" / "w2svd-bench")
 
 
 @dataclass(frozen=True)
 class LatentPool:
-    """Training clips as latents (N, C, T, h, w) with their conditioning."""
+    """Training clips (`types.TrainingData`) that fit in memory: latents (N, C, T, h, w) with their conditioning."""
 
     latents: Tensor
     cond: Cond
+    name: str
 
     def __len__(self) -> int:
         return len(self.latents)
 
-    def batch(self, size: int, *key: int) -> Batch:
-        """The batch of a key, such as (seed, iteration, update): the same whenever and wherever it is asked for."""
-        rows = Rng(*key).choose([1.0] * len(self), size, self.latents)
-        return Batch(self.latents[rows], self.cond.rows(rows))
+    def batch(self, rows: Sequence[int]) -> Batch:
+        index = torch.tensor(rows, device=self.latents.device)
+        return Batch(self.latents[index], self.cond.rows(index))
 
     def to(self, device: str) -> LatentPool:
-        return LatentPool(self.latents.to(device), self.cond.to(device))
+        return LatentPool(self.latents.to(device), self.cond.to(device), self.name)
 
 
 def portrait_pool(
@@ -52,7 +47,7 @@ def portrait_pool(
     """The first ``count`` clips of a split of the procedural portraits, from the cache or made and put there.
 
     The cache entry is named by everything that decides its content: renderer version, split, count, geometry, codec
-    and text encoders. A damaged entry is made again.
+    and text encoders, and the precision they run in. A damaged entry is made again.
     """
     side = backbone.side
     key = canonical_hash(
@@ -62,6 +57,7 @@ def portrait_pool(
             "count": count,
             "geometry": [side.num_frames, side.height, side.width],
             "encoders": backbone.latents_sha256,
+            "precision": [str(backbone.encoder_dtype), str(backbone.dtype)],
         }
     )
     path = cache_folder() / "latents" / f"{key[:32]}.safetensors"
@@ -72,7 +68,8 @@ def portrait_pool(
         partial = path.with_suffix(f".{os.getpid()}.tmp")
         save_file(state, partial)
         partial.replace(path)
-    return LatentPool(state["latents"], Cond(state["tokens"], state["mask"], state["pooled"])).to(backbone.device)
+    cond = Cond(state["tokens"], state["mask"], state["pooled"], state.get("image"))
+    return LatentPool(state["latents"], cond, f"portraits, split {split}, {count} clips").to(backbone.device)
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
@@ -83,11 +80,15 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _encode(backbone: Backbone, split: str, count: int, progress: Callable[[int, int], None]) -> dict[str, Tensor]:
-    side, parts = backbone.side, []
+    side = backbone.side
+    latents: list[Tensor] = []
+    conds: list[Cond] = []
     for indices, frames in batches(split, count, 64, 0, side.num_frames, side.height, side.width):
-        cond = backbone.encode_prompts(captions(split, indices))
-        parts.append((backbone.encode(frames), cond.tokens_BLD, cond.mask_BL, cond.pooled_BP))
+        first = None if side.task == "t2v" else frames[:, 0]
+        conds.append(backbone.encode_prompts(captions(split, indices), first).to("cpu"))
+        latents.append(backbone.to_sample(backbone.encode(frames)).cpu())
         progress(indices[-1] + 1, count)
-    names = ("latents", "tokens", "mask", "pooled")
-    columns = zip(*parts, strict=True)
-    return {name: torch.cat(column).cpu().contiguous() for name, column in zip(names, columns, strict=True)}
+    cond = Cond.collate(conds)
+    state = {"tokens": cond.tokens_BLD, "mask": cond.mask_BL, "pooled": cond.pooled_BP, "image": cond.image_BCTHW}
+    kept = {"latents": torch.cat(latents), **{name: value for name, value in state.items() if value is not None}}
+    return {name: value.contiguous() for name, value in kept.items()}

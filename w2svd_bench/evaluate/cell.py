@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from w2svd_bench.backbones.base import Backbone
-from w2svd_bench.data.palette import named_colours
-from w2svd_bench.data.portraits import batches
 from w2svd_bench.errors import UnsupportedSteps
-from w2svd_bench.evaluate.evalset import PortraitSet, Progress, Reference
-from w2svd_bench.evaluate.sampling import Sampled, Subject, sample
-from w2svd_bench.metrics import diagnostics
-from w2svd_bench.metrics.base import CorpusMetric, Features
-from w2svd_bench.record import Cell, Record, Sampling, Score, SkippedScore, Timing, TrainingCost, provenance
+from w2svd_bench.evaluate.evalset import ClipSet, Progress
+from w2svd_bench.evaluate.sampling import Sampled, Subject, now, sample
+from w2svd_bench.evaluate.scoring import Bench, Clips, parts_of
+from w2svd_bench.record import Cell, Record, Sampling, SkippedScore, Timing, TrainingCost
 from w2svd_bench.samplers import Sampler
+from w2svd_bench.types import Cond
+
+Watch = Callable[[Sampled], None]
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What every cell of a grid shares: the set, its reference, the metrics and the frame net's reader."""
-
-    eval_set: PortraitSet
-    reference: Reference
-    metrics: Sequence[CorpusMetric]
-    reader: diagnostics.Reader
-
-
-def cell_of(subject: Subject, steps: int, eval_set: PortraitSet) -> Cell:
+def cell_of(subject: Subject, steps: int, eval_set: ClipSet) -> Cell:
     """The cell that a run has at a number of steps."""
     run = subject.run
     return Cell(
@@ -47,11 +35,16 @@ def cell_of(subject: Subject, steps: int, eval_set: PortraitSet) -> Cell:
     )
 
 
-def evaluate(subject: Subject, steps: int, bench: Bench, progress: Progress) -> Record:
-    """Samples every prompt of the set once and scores the clips.
+def evaluate(
+    subject: Subject, steps: int, bench: Bench, progress: Progress, watch: Watch = lambda clips: None
+) -> Record:
+    """Samples every prompt of the set once and scores the clips; every process has to call it and gets the record.
 
     A method that can't be sampled at this number of steps, and a generator that leaves numbers which are not finite,
     get a record all the same: its scores say why there are none.
+
+    Args:
+        watch: called with every batch that this process made.
     """
     start = time.perf_counter()
     try:
@@ -61,62 +54,22 @@ def evaluate(subject: Subject, steps: int, bench: Bench, progress: Progress) -> 
         return _record(
             subject, steps, nothing, bench, _skipped(bench, error.what + ": " + error.why), {}, (0.0, 0.0), start
         )
-    prompts, parts, seconds = bench.eval_set.prompts, _Parts(bench), np.zeros(2)
-    for part in sample(subject, sampler, prompts, subject.run.seed):
-        parts.add(part)
-        seconds += (part.sample_seconds, part.decode_seconds)
-        progress(part.indices[-1] + 1, len(prompts))
-    a_clip = seconds / len(prompts)
-    if parts.broken:
-        scores = _skipped(bench, f"{parts.broken} of {len(prompts)} clips hold numbers that are not finite")
-        return _record(subject, steps, sampler, bench, scores, {}, (a_clip[0], a_clip[1]), start)
-    return _record(
-        subject, steps, sampler, bench, parts.scores(prompts), parts.diagnostics(prompts), (a_clip[0], a_clip[1]), start
-    )
 
+    def made(batches: Sequence[range]) -> Iterator[Sampled]:
+        def conditioning(indices: Sequence[int]) -> Cond:
+            return bench.eval_set.conditioning(subject.backbone, indices)
 
-class _Parts:
-    """What is kept of the clips, batch by batch: features, readings and two moments of the latents."""
+        for part in sample(subject, sampler, conditioning, batches, subject.run.seed):
+            watch(part)
+            yield part
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-        self.features: dict[str, list[np.ndarray]] = {metric.id: [] for metric in bench.metrics}
-        self.readings: list[np.ndarray] = []
-        self.latent_stds: list[torch.Tensor] = []
-        self.broken = 0
-
-    def add(self, part: Sampled) -> None:
-        self.broken += int((~torch.isfinite(part.latents.flatten(1)).all(1)).sum())
-        self.latent_stds.append(part.latents.float().flatten(1).square().mean(1).cpu())
-        clips = part.frames.numpy()
-        for metric in self.bench.metrics:
-            self.features[metric.id].append(metric.features(clips))
-        self.readings.append(self.bench.reader(clips))
-
-    def scores(self, prompts: Sequence[str]) -> dict[str, Score | SkippedScore]:
-        out: dict[str, Score | SkippedScore] = {}
-        for metric in self.bench.metrics:
-            generated = Features(np.concatenate(self.features[metric.id]), prompts)
-            score = metric.compare(generated, self.bench.reference.features[metric.id])
-            out[metric.name] = Score(
-                value=score.value,
-                se=score.se,
-                n=score.n,
-                direction=metric.direction,
-                version=metric.version,
-                id=metric.id,
-                weights_sha256=metric.weights_sha256,
-            )
-        return out
-
-    def diagnostics(self, prompts: Sequence[str]) -> dict[str, float]:
-        readings, reference = np.concatenate(self.readings), self.bench.reference.readings
-        return {
-            "mouth": diagnostics.mouth(readings, reference),
-            "sway": diagnostics.sway(readings, reference),
-            "latent_std": float(torch.cat(self.latent_stds).mean().sqrt()),
-            "colour_error": diagnostics.colour_error(readings, [named_colours(p) for p in prompts]),
-        }
+    clips = Clips(bench, parts_of(bench, made, progress))
+    if clips.broken:
+        scores = _skipped(
+            bench, f"{clips.broken} of {len(bench.eval_set.prompts)} clips hold numbers that are not finite"
+        )
+        return _record(subject, steps, sampler, bench, scores, {}, clips.seconds, start)
+    return _record(subject, steps, sampler, bench, clips.scores(), clips.diagnostics(), clips.seconds, start)
 
 
 def _skipped(bench: Bench, reason: str) -> dict[str, Any]:
@@ -160,11 +113,11 @@ def _record(
             wall_seconds=time.perf_counter() - start,
         ),
         config=run.config,
-        provenance=provenance(_device_name(subject.backbone.device)),
+        provenance=bench.provenance,
     )
 
 
-def floor_cell(backbone: Backbone, eval_set: PortraitSet, through_codec: bool) -> Cell:
+def floor_cell(backbone: Backbone, eval_set: ClipSet, through_codec: bool) -> Cell:
     """The cell of real clips: raw, or encoded and decoded."""
     return Cell(
         backbone=backbone.name,
@@ -177,36 +130,41 @@ def floor_cell(backbone: Backbone, eval_set: PortraitSet, through_codec: bool) -
     )
 
 
-def evaluate_floor(backbone: Backbone, bench: Bench, through_codec: bool) -> Record:
+def evaluate_floor(
+    backbone: Backbone, bench: Bench, through_codec: bool, progress: Progress = lambda done, total: None
+) -> Record:
     """The real clips of the eval set's own prompts: rows that no generator can be expected to beat."""
-    start, parts, seconds = time.perf_counter(), _Parts(bench), 0.0
-    side, eval_set = backbone.side, bench.eval_set
-    geometry = (side.num_frames, side.height, side.width)
-    for indices, frames in batches(eval_set.split, eval_set.num_clips, 64, 0, *geometry):
-        latents = backbone.encode(frames)
-        before = time.perf_counter()
-        decoded = backbone.decode(latents)
-        seconds += time.perf_counter() - before
-        parts.add(Sampled(indices, latents, decoded if through_codec else frames, 0.0, 0.0))
+    start, eval_set = time.perf_counter(), bench.eval_set
+
+    def real(batches: Sequence[range]) -> Iterator[Sampled]:
+        for indices in batches:
+            latents = eval_set.latents(backbone, indices)
+            before = now(backbone.device)
+            if through_codec:
+                # The given first frame of image-to-video is a part of the clip.
+                cond = eval_set.conditioning(backbone, indices) if backbone.given_frames else None
+                frames = backbone.decode(latents, cond)
+            else:
+                frames = torch.from_numpy(eval_set.real(indices))
+            seconds = now(backbone.device) - before if through_codec else 0.0
+            yield Sampled(list(indices), latents, frames, 0.0, seconds)
+
+    clips = Clips(bench, parts_of(bench, real, progress))
     return Record(
         cell=floor_cell(backbone, eval_set, through_codec),
-        sampling=Sampling(sampler="none", nfe=0, guidance=0.0, shift=side.shift, levels=(), noise_seed=0),
-        metrics=parts.scores(eval_set.prompts),
-        diagnostics=parts.diagnostics(eval_set.prompts),
+        sampling=Sampling(sampler="none", nfe=0, guidance=0.0, shift=backbone.side.shift, levels=(), noise_seed=0),
+        metrics=clips.scores(),
+        diagnostics=clips.diagnostics(),
         eval_set=eval_set.describe(),
         training=TrainingCost(),
         timing=Timing(
             sample_seconds_per_clip=0.0,
-            decode_seconds_per_clip=seconds / eval_set.num_clips if through_codec else 0.0,
+            decode_seconds_per_clip=clips.seconds[1],
             wall_seconds=time.perf_counter() - start,
         ),
         config={},
-        provenance=provenance(_device_name(backbone.device)),
+        provenance=bench.provenance,
     )
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
 
 
 def record_path(folder: Path, cell: Cell) -> Path:

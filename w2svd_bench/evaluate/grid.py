@@ -1,28 +1,40 @@
-"""The grid: every run by every number of steps; cells that are done are skipped."""
+"""The grid: every run by every number of steps; cells that are done are skipped.
+
+Several processes make one grid together: the leading one decides what is to be done and writes the files.
+"""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
+
 from w2svd_bench.backbones.base import Backbone
-from w2svd_bench.data.portraits import clips
-from w2svd_bench.errors import UnsupportedSteps
-from w2svd_bench.evaluate.cell import Bench, cell_of, evaluate, evaluate_floor, floor_cell, record_path
-from w2svd_bench.evaluate.evalset import PortraitSet
+from w2svd_bench.errors import BenchError, UnsupportedSteps
+from w2svd_bench.evaluate.cell import cell_of, evaluate, evaluate_floor, floor_cell, record_path
+from w2svd_bench.evaluate.evalset import ClipSet
 from w2svd_bench.evaluate.pictures import contact_sheet
-from w2svd_bench.evaluate.sampling import Subject, sample
+from w2svd_bench.evaluate.sampling import Sampled, Subject, batch_size, recipe_of, sample
+from w2svd_bench.evaluate.scoring import Bench
+from w2svd_bench.metrics.base import CorpusMetric
 from w2svd_bench.metrics.diagnostics import Reader
-from w2svd_bench.record import Cell, Score, read_records, write_record
+from w2svd_bench.record import Cell, Record, Score, read_records, write_record
 from w2svd_bench.registry import METRICS
+from w2svd_bench.train.run import Run
+from w2svd_bench.types import Cond
+from w2svd_bench.world import World
 
 # (what is being done, done, total)
 Report = Callable[[str, int, int], None]
-SHEET_PROMPTS = 4
+SHEET_CLIPS, SHEET_COLUMNS = 4, 5
 MINI_METRICS = ("fid_mini", "fvd_mini")  # entry-point names: those of the records have brackets
+
+Frames = dict[tuple[int, int], np.ndarray]  # clips (F, H, W, 3) by (steps, number)
 
 
 @dataclass
@@ -30,62 +42,113 @@ class Grid:
     """Evaluates runs on one eval set and leaves records, contact sheets and nothing else below ``out``.
 
     Attributes:
-        source: the backbone, as `Backbone.load` takes it.
-        eval_set, device: where and on what.
+        source: the backbone of the runs, as `Backbone.load` takes it; each run is opened as its own recipe says.
+        backbone: the same at the size of the eval set's clips, for real ones.
+        eval_set: what to evaluate on.
         out: ``out/records/*.json`` and ``out/sheets/*.png``.
+        report: told how far named work has come.
+        world: the processes that share the clips out, and the device.
+        batch: how many clips are made at a time; None: what suits their size.
     """
 
     source: str
-    eval_set: PortraitSet
+    backbone: Backbone
+    eval_set: ClipSet
     out: Path
-    device: str
     report: Report
-    _bench: Bench | None = field(default=None, init=False)
+    world: World = field(default_factory=World)
+    batch: int | None = None
 
-    @property
+    @cached_property
     def bench(self) -> Bench:
-        """The shared part, made when the first cell needs it."""
-        if self._bench is None:
-            metrics = [METRICS.get(name)(self.device) for name in MINI_METRICS]  # type: ignore[call-arg]
-            reader = Reader(self.device)
-            reference = self.eval_set.reference(metrics, reader, partial(self.report, "reference clips"))
-            self._bench = Bench(self.eval_set, reference, metrics, reader)
-        return self._bench
+        """The shared part, made when the first cell is looked at."""
+        batch = self.batch or batch_size(self.backbone.latent_shape)
+        metrics, reader = self.world.together(self._metrics)
+        tell = partial(self.report, "reference clips")
+        reference = self.eval_set.reference(metrics, reader, tell, self.world, batch)
+        return Bench(self.eval_set, reference, metrics, reader, self.world, batch)
+
+    def _metrics(self) -> tuple[list[CorpusMetric], Reader | None]:
+        metrics = [METRICS.get(name)(self.world.device) for name in MINI_METRICS]  # type: ignore[call-arg]
+        reader, size = Reader(self.world.device), self.eval_set.describe()
+        readable = self.eval_set.colours is not None and not reader.refuses(size.frames, size.height, size.width)
+        return metrics, reader if readable else None
+
+    def check(self, folders: Sequence[Path]) -> None:
+        """Raises `BenchError` if one of the runs makes clips of another size than the eval set's, before any work."""
+        for folder in folders:
+            recipe = recipe_of(Run.load(folder), folder)
+            self._refuse_other_size(folder, Backbone.for_recipe(self.source, self.world.device, recipe))
 
     def floor(self) -> None:
         """The rows of real clips."""
-        backbone = Backbone.load(self.source, self.device)
-        for through_codec in (False, True):
-            cell = floor_cell(backbone, self.eval_set, through_codec)
-            if not self._done(cell):
-                self._set_aside(cell)
-                write_record(evaluate_floor(backbone, self.bench, through_codec), self.out / "records")
+        for through_codec in self.eval_set.floors:
+            cell = floor_cell(self.backbone, self.eval_set, through_codec)
+            if self._begin(cell):
+                self._write(evaluate_floor(self.backbone, self.bench, through_codec, partial(self.report, cell.label)))
 
     def run(self, folder: Path, steps: Sequence[int]) -> int:
-        """Evaluates one run at each number of steps that has no record yet; returns how many cells were new."""
-        subject = Subject.open(folder, self.source, self.device)
-        new = 0
+        """Evaluates one run at each number of steps that has no record yet; returns how many cells were new.
+
+        Raises:
+            BenchError: the run can't be opened, or makes clips of another size than the eval set's.
+        """
+        gc.collect()  # the network of the run before is in circles of references, and two may not fit a device
+        subject = self.world.together(lambda: self._opened(folder))
+        new, frames = 0, Frames()
         for number in steps:
-            cell = cell_of(subject, number, self.eval_set)
-            if self._done(cell):
+            if not self._begin(cell_of(subject, number, self.eval_set)):
                 continue
-            self._set_aside(cell)
+
+            def watch(clips: Sampled, number: int = number) -> None:
+                made = zip(clips.indices, clips.frames.numpy(), strict=True)
+                frames.update({(number, index): clip for index, clip in made if index < SHEET_CLIPS})
+
             name = f"{subject.run.label} seed {subject.run.seed}, {number} step{'s' if number > 1 else ''}"
-            record = evaluate(subject, number, self.bench, partial(self.report, name))
-            write_record(record, self.out / "records")
+            self._write(evaluate(subject, number, self.bench, partial(self.report, name), watch))
             new += 1
-        sheet = self.out / "sheets" / f"{subject.run.label}-seed{subject.run.seed}.png"
-        if new or not sheet.is_file():
-            self._sheet(subject, steps, sheet)
+        for others in self.world.gather(frames):
+            frames.update(others)
+        self.world.agree(lambda: self._sheet(subject, steps, frames, new > 0))
         return new
 
-    def _done(self, cell: Cell) -> bool:
+    def _opened(self, folder: Path) -> Subject:
+        subject = Subject.open(folder, self.source, self.world.device)
+        self._refuse_other_size(folder, subject.backbone)
+        return subject
+
+    def _refuse_other_size(self, folder: Path, backbone: Backbone) -> None:
+        side, size = backbone.side, self.eval_set.describe()
+        made = (backbone.decoded_frames, side.height, side.width, side.fps)
+        if made != (size.frames, size.height, size.width, size.fps):
+            raise BenchError(
+                f"the run {folder} can't be evaluated on {size.name}",
+                f"it makes clips of {made[0]} frames of {side.width}x{side.height} at {side.fps:g} frames a second, "
+                f"and the set has {size.frames} of {size.width}x{size.height} at {size.fps:g}",
+                "evaluate it on a set of its size (--data CACHE), or runs of one size at a time (--methods LABEL ...)",
+            )
+
+    def _begin(self, cell: Cell) -> bool:
+        """Whether a cell is to be done; if so, what older weights left of it is set aside."""
+        wanted = {metric.name: metric.id for metric in self.bench.metrics}
+
+        def decide() -> bool:
+            if self._done(cell, wanted):
+                return False
+            self._set_aside(cell)
+            return True
+
+        return self.world.agree(decide)
+
+    def _write(self, record: Record) -> None:
+        self.world.agree(lambda: write_record(record, self.out / "records"))
+
+    def _done(self, cell: Cell, wanted: dict[str, str]) -> bool:
         """Whether a record of the cell is there, of the same set and by the same metrics."""
         folder = self.out / "records"
         if not record_path(self.out, cell).is_file():
             return False
         (record,) = (one for one in read_records(folder) if one.cell == cell)
-        wanted = {metric.name: metric.id for metric in self.bench.metrics}
         measured = {name: score.id for name, score in record.metrics.items() if isinstance(score, Score)}
         return record.eval_set == self.eval_set.describe() and all(wanted.get(k) == v for k, v in measured.items())
 
@@ -102,21 +165,40 @@ class Grid:
                 with suppress(FileNotFoundError):  # another evaluation was faster
                     (folder / old.file_name).replace(target)
 
-    def _sheet(self, subject: Subject, steps: Sequence[int], path: Path) -> None:
-        """The first prompts of the set at every number of steps, each below the real clip of its prompt."""
-        prompts = self.eval_set.prompts[:SHEET_PROMPTS]
-        made = {}
-        for number in steps:
-            try:
-                sampler = subject.method.sampler(number)
-            except UnsupportedSteps:
-                continue
-            made[number] = next(iter(sample(subject, sampler, prompts, subject.run.seed))).frames.numpy()
-        real = clips(self.eval_set.split, range(len(prompts))).numpy()
+    def _sheet(self, subject: Subject, steps: Sequence[int], frames: Frames, renew: bool) -> None:
+        """The first prompts of the set at every number of steps, each below the real clip of its prompt.
+
+        Args:
+            frames: the clips that are at hand; those of cells that were done before are sampled again.
+            renew: draw it even if it is there.
+        """
+        path = self.out / "sheets" / f"{subject.run.label}-seed{subject.run.seed}.png"
+        if path.is_file() and not renew:
+            return
+        shown = range(min(SHEET_CLIPS, len(self.eval_set.prompts)))
+        for number in {number for number in steps if (number, 0) not in frames}:
+            with suppress(UnsupportedSteps):
+                frames |= self._again(subject, number, shown)
         rows = []
-        for k, prompt in enumerate(prompts):
-            rows.append((prompt, real[k]))
+        for k, real in zip(shown, self.eval_set.real(shown), strict=True):
+            rows.append((self.eval_set.prompts[k], real))
             rows += [
-                (f"{subject.run.label}, {number} step{'s' if number > 1 else ''}", made[number][k]) for number in made
+                (f"{subject.run.label}, {number} step{'s' if number > 1 else ''}", frames[number, k])
+                for number in steps
+                if (number, k) in frames
             ]
-        contact_sheet(rows, path)
+        contact_sheet(rows, path, every=-(-len(rows[0][1]) // SHEET_COLUMNS))
+
+    def _again(self, subject: Subject, number: int, shown: Sequence[int]) -> Frames:
+        sampler, batch = subject.method.sampler(number), self.bench.batch
+        batches = [shown[first : first + batch] for first in range(0, len(shown), batch)]
+
+        def conditioning(indices: Sequence[int]) -> Cond:
+            return self.eval_set.conditioning(subject.backbone, indices)
+
+        made = sample(subject, sampler, conditioning, batches, subject.run.seed)
+        return {
+            (number, index): clip
+            for part in made
+            for index, clip in zip(part.indices, part.frames.numpy(), strict=True)
+        }

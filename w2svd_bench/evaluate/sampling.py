@@ -5,8 +5,9 @@ Axes: B batch; latents are (B, C, T, h, w), clips uint8 (B, F, H, W, 3).
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +16,22 @@ from torch import Tensor
 
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.backbones.export import generator_sha256, load_generator
-from w2svd_bench.backbones.roles import Network
-from w2svd_bench.config import validated
+from w2svd_bench.backbones.network import Network
+from w2svd_bench.config import Recipe, validated
 from w2svd_bench.errors import BenchError
+from w2svd_bench.evaluate.evalset import BATCH
 from w2svd_bench.method import Method
 from w2svd_bench.registry import METHODS
 from w2svd_bench.rng import clip_noise
 from w2svd_bench.samplers import Sampler
 from w2svd_bench.train.run import GENERATOR_FOLDER, Run
+from w2svd_bench.types import Cond
 
-BATCH = 64
+# Latent positions of 64 clips of the miniature, which is as many as are sampled at a time. One clip of the 13B model
+# has four times as many, and keeps a GPU busy by itself.
+POSITIONS = BATCH * 5 * 6 * 6
+
+Conditioning = Callable[[Sequence[int]], Cond]
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,11 @@ class Subject:
 
     @classmethod
     def open(cls, folder: Path, source: str, device: str) -> Subject:
-        """Opens a run folder on a backbone; raises `BenchError` if it is unfinished or its weights were changed."""
+        """Opens a run folder on a backbone, at the size and precision of the run's recipe.
+
+        Raises:
+            BenchError: the run is unfinished, belongs to another backbone, or its weights were changed.
+        """
         run = Run.load(folder)
         if not run.finished:
             raise BenchError(
@@ -48,7 +59,8 @@ class Subject:
             )
         if run.plugin and run.method not in METHODS.names():
             METHODS.load_file(Path(run.plugin))
-        backbone = Backbone.load(source, device)
+        recipe = recipe_of(run, folder)
+        backbone = Backbone.for_recipe(source, device, recipe)
         method_class = METHODS.get(run.method)
         method = method_class(validated(method_class.Config, run.config["settings"], f"{folder}"), backbone.side.shift)
         generator = folder / GENERATOR_FOLDER
@@ -66,13 +78,16 @@ class Subject:
                 f"sha256 {found[:12]}... instead of {run.weights_sha256[:12]}...",
                 "train the run again, or give back its generator folder",
             )
-        return cls(run, method, backbone, load_generator(backbone, generator) if trained else backbone.network())
+        network = load_generator(backbone, generator) if trained else backbone.network()
+        if recipe.engine.compile:
+            network.compile_blocks()
+        return cls(run, method, backbone, network)
 
     @classmethod
     def untrained(cls, name: str, backbone: Backbone) -> Subject:
         """A method that needs no training, without a run folder."""
         method_class = METHODS.get(name)
-        recipe = method_class.recipe(backbone.name)
+        recipe = method_class.recipe(backbone.side.recipe)
         method = method_class(validated(method_class.Config, recipe.get("settings", {}), name), backbone.side.shift)
         run = Run(name, backbone.name, name, 0, recipe, backbone.sha256, finished=True)
         run.weights_sha256 = backbone.teacher_sha256
@@ -90,24 +105,41 @@ class Sampled:
     decode_seconds: float
 
 
+def recipe_of(run: Run, folder: Path) -> Recipe:
+    """The recipe that a run was trained by; raises `BenchError` if this version can't read it."""
+    return validated(Recipe, run.config, f"the config of the run {folder}")
+
+
+def batch_size(latent_shape: Sequence[int]) -> int:
+    """How many clips of latents (C, T, h, w) are sampled at a time: 64 of the miniature's, one of the 13B model's."""
+    return max(1, min(BATCH, POSITIONS // math.prod(latent_shape[1:])))
+
+
 @torch.no_grad()
 def sample(
-    subject: Subject, sampler: Sampler, prompts: Sequence[str], seed: int, batch_size: int = BATCH
+    subject: Subject, sampler: Sampler, conditioning: Conditioning, batches: Iterable[Sequence[int]], seed: int
 ) -> Iterator[Sampled]:
-    """Samples one clip a prompt; clip k is the same for any batch size (up to rounding in batched sums)."""
+    """Samples the clips of the given numbers; clip k is the same in any batch (up to rounding in batched sums).
+
+    Args:
+        conditioning: of clips by their numbers.
+        batches: the numbers of the clips to sample together.
+        seed: of the noise.
+    """
     backbone, device = subject.backbone, subject.backbone.device
-    for first in range(0, len(prompts), batch_size):
-        indices = list(range(first, min(first + batch_size, len(prompts))))
-        cond = backbone.encode_prompts([prompts[i] for i in indices])
+    for indices in batches:
+        cond = conditioning(indices)
         fresh = [clip_noise(backbone.latent_shape, seed, indices, step).to(device) for step in range(sampler.nfe)]
-        start = _now(device)
+        fresh[0] = backbone.start(fresh[0], cond)
+        start = now(device)
         latents = sampler(subject.network.velocity, cond, fresh.__getitem__)
-        middle = _now(device)
-        frames = backbone.decode(latents)
-        yield Sampled(indices, latents, frames, middle - start, _now(device) - middle)
+        middle = now(device)
+        frames = backbone.decode(latents, cond)
+        yield Sampled(list(indices), latents, frames, middle - start, now(device) - middle)
 
 
-def _now(device: str) -> float:
+def now(device: str) -> float:
+    """The time in seconds once the device has done what it was given."""
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return time.perf_counter()

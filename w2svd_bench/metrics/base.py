@@ -85,11 +85,20 @@ class CorpusMetric(ABC):
     """A distance between a set of generated clips and a set of reference clips.
 
     Subclasses take ``device`` ("cpu", "cuda", ...) as their only argument; making one loads its network.
+
+    Attributes:
+        least_clips: how many clips, of prompts that differ, either set needs for a number that is worth writing down.
+            Eight leave-one-out values tell a standard error to about a quarter of itself; fewer tell nothing.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]  # raised whenever the same clips would get another number
     direction: ClassVar[Direction]
+    least_clips: ClassVar[int] = 8
+
+    def refuses(self, frames: int, height: int, width: int) -> str | None:
+        """Why the metric can't read clips of this size; None if it can, as one that resizes does."""
+        return None
 
     @property
     @abstractmethod
@@ -120,6 +129,16 @@ class ClipMetric(ABC):
     @abstractmethod
     def score(self, clip: Clip) -> float | Skipped:
         """The score of one clip, or why it has none."""
+
+
+def other_size(frames: int, height: int, width: int, learned: tuple[int, int, int]) -> str | None:
+    """Why a net that ``learned`` one size (frames, height, width) can't read clips of this one; None if it can."""
+    if (frames, height, width) == learned:
+        return None
+    return (
+        f"it reads clips of {learned[0]} frames of {learned[2]}x{learned[1]} only, and these have {frames} of "
+        f"{width}x{height}"
+    )
 
 
 def check_clips(clips_BFHWC: np.ndarray, frames: int, height: int, width: int) -> None:

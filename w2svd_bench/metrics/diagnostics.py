@@ -12,7 +12,7 @@ import numpy as np
 
 from w2svd_bench.errors import BenchError
 from w2svd_bench.metrics import mini_nets
-from w2svd_bench.metrics.base import check_clips
+from w2svd_bench.metrics.base import check_clips, other_size
 from w2svd_bench.metrics.mini_nets import COLOURS, FRAME_TARGETS, columns
 
 Colour = tuple[float, float, float]
@@ -24,6 +24,10 @@ class Reader:
     def __init__(self, device: str = "cpu") -> None:
         self._device = device
         self._net, self.weights_sha256 = mini_nets.load_net("frame", device)
+
+    def refuses(self, frames: int, height: int, width: int) -> str | None:
+        """Why it can't read clips of this size; None if it can."""
+        return other_size(frames, height, width, mini_nets.SIZE)
 
     def __call__(self, clips_BFHWC: np.ndarray) -> np.ndarray:
         """uint8 clips (B, 17, 48, 48, 3) to readings (B, 17, P), float32; `reading` picks one target of them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from w2svd_bench.metrics import mini_nets
-from w2svd_bench.metrics.base import check_clips
+from w2svd_bench.metrics.base import check_clips, other_size
 from w2svd_bench.metrics.frechet import FrechetMetric
 
 EVERY = 4  # frames 0, 4, 8, 12, 16: neighbours are too alike to be worth their cost
@@ -36,6 +36,9 @@ class MiniFid(FrechetMetric):
     @property
     def weights_sha256(self) -> str:
         return self._sha256
+
+    def refuses(self, frames: int, height: int, width: int) -> str | None:
+        return other_size(frames, height, width, mini_nets.SIZE)
 
     def features(self, clips_BFHWC: np.ndarray) -> np.ndarray:
         """uint8 clips (B, 17, 48, 48, 3) to float32 (B, 5, 64)."""

@@ -25,7 +25,7 @@ from w2svd_bench.errors import BenchError
 
 FOLDER = Path(__file__).parent.parent / "assets" / "features"
 SUMS = "SHA256SUMS.json"
-FRAMES, HEIGHT, WIDTH = 17, 48, 48
+SIZE = FRAMES, HEIGHT, WIDTH = 17, 48, 48
 NUM_FEATURES = 64
 
 # What the frame net reads off a frame, with the count of numbers. Colours are RGB in [0, 1]; mouth and eye_open are 0

@@ -10,30 +10,49 @@ from typing import Any
 
 import torch
 
+from w2svd_bench.train.memory import peak_memory_bytes
+from w2svd_bench.world import ALONE, World
+
 FILE = "log.jsonl"
 
 
 class Log:
-    """Collects scalars update by update and writes their means; goes on after the iteration a run resumes at."""
+    """Collects scalars update by update and writes their means; goes on after the iteration a run resumes at.
 
-    def __init__(self, folder: Path, resumed_at: int) -> None:
-        self._path = folder / FILE
-        self._values: dict[str, list[Any]] = defaultdict(list)
-        kept = [entry for entry in read(folder) if entry["iteration"] <= resumed_at]
-        self._path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    A scalar is a mean over the samples it was computed from, so what is written is the mean over the micro batches and
+    processes that gave one. The leading process writes.
+    """
 
-    def add(self, role: str, values: Mapping[str, torch.Tensor | float]) -> None:
-        """Notes the scalars of one update, as ``role/name``."""
+    def __init__(self, folder: Path, resumed_at: int, world: World = ALONE) -> None:
+        self._path, self._world = folder / FILE, world
+        self._values: dict[str, list[tuple[Any, float]]] = defaultdict(list)
+        if world.lead:
+            kept = [entry for entry in read(folder) if entry["iteration"] <= resumed_at]
+            self._path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+
+    def add(self, role: str, values: Mapping[str, torch.Tensor | float], weight: float = 1.0) -> None:
+        """Notes the scalars of one update, as ``role/name``; ``weight`` is the share of the batch they come from."""
         for name, value in values.items():
-            self._values[f"{role}/{name}"].append(value.detach() if isinstance(value, torch.Tensor) else value)
+            kept = value.detach() if isinstance(value, torch.Tensor) else value
+            self._values[f"{role}/{name}"].append((kept, weight))
 
     def write(self, iteration: int, **extra: float) -> dict[str, float]:
-        """Writes one line: the means since the last one, and ``extra``."""
-        means = {name: float(sum(float(v) for v in values) / len(values)) for name, values in self._values.items()}
-        entry = {"iteration": iteration, **means, **extra}
-        with self._path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        """Writes one line, all processes together: the means since the last one, peak memory, and ``extra``."""
+        sums = {
+            name: (sum(float(value) * weight for value, weight in values), sum(weight for _, weight in values))
+            for name, values in self._values.items()
+        }
         self._values.clear()
+        everyones = self._world.gather((sums, peak_memory_bytes()))
+        names = dict.fromkeys(name for theirs, _ in everyones for name in theirs)
+        means = {}
+        for name in names:
+            found = [theirs[name] for theirs, _ in everyones if name in theirs]
+            means[name] = sum(total for total, _ in found) / sum(weight for _, weight in found)
+        entry = {"iteration": iteration, **means, **extra, "peak_memory_bytes": max(peak for _, peak in everyones)}
+        if self._world.lead:
+            with self._path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
         return entry
 
 

@@ -1,31 +1,46 @@
 """The training loop: it owns optimisers, backward, clipping, finite checks, averages, logs and checkpoints.
 
-What is learned when is the method's (`Method.updates`); here every update is one optimiser step of one role.
+What is learned when is the method's (`Method.updates`); here every update is one optimiser step of one role. With
+several processes, each takes its part of every global batch and all of them take the same steps: random numbers belong
+to the samples of the global batch (`Rng`), so neither processes nor micro batches change what is computed.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from w2svd_bench.backbones.base import Backbone
-from w2svd_bench.backbones.export import export_generator
+from w2svd_bench.backbones.export import Story, export_generator
 from w2svd_bench.backbones.roles import Roles
+from w2svd_bench.backbones.sharding import local
 from w2svd_bench.config import Optimizer, Recipe
-from w2svd_bench.data.latents import LatentPool
-from w2svd_bench.errors import BenchError
+from w2svd_bench.data.order import rows_of
+from w2svd_bench.errors import BenchError, UnsupportedSteps
 from w2svd_bench.method import GENERATOR, Method, Update
 from w2svd_bench.rng import Rng
 from w2svd_bench.train import checkpoint
 from w2svd_bench.train.log import Log
 from w2svd_bench.train.memory import peak_memory_bytes
 from w2svd_bench.train.run import GENERATOR_FOLDER, Run
+from w2svd_bench.types import TrainingData
+from w2svd_bench.world import ALONE, World
 
 Report = Callable[[int, int, dict[str, float]], None]
+Advice = Callable[[], str]
+# What may differ when a run goes on: how much memory it takes, and nothing that it computes but for rounding.
+FREE_TO_CHANGE = frozenset(
+    {f"engine.{name}" for name in ("attention", "compile", "gradient_checkpointing", "sharding")}
+    | {"training.micro_batch"}
+)
+OFFERED_STEPS = (1, 2, 4, 8)  # what a generator's card says how to sample, as far as its method can
 
 
 class Trainer:
@@ -34,18 +49,33 @@ class Trainer:
     Args:
         method: freshly made; its ``models`` are filled in here.
         backbone: serves this trainer alone, for roles add adapters to its transformer.
-        pool: the training latents.
-        recipe: iterations, batch size and intervals.
+        data: the training clips.
+        recipe: iterations, batch size, intervals and engine.
         seed: of every random number.
+        world: the processes that train together.
+        advice: what to tell a user whose memory was not enough, such as the plan's summary.
+
+    Raises:
+        BenchError: the batch can't be shared evenly by the processes.
     """
 
-    def __init__(self, method: Method, backbone: Backbone, pool: LatentPool, recipe: Recipe, seed: int) -> None:
-        self.method, self.pool, self.recipe, self.seed = method, pool, recipe, seed
+    def __init__(
+        self,
+        method: Method,
+        backbone: Backbone,
+        data: TrainingData,
+        recipe: Recipe,
+        seed: int,
+        world: World = ALONE,
+        advice: Advice | None = None,
+    ) -> None:
+        self.method, self.data, self.recipe, self.seed, self.world = method, data, recipe, seed, world
         self.backbone = backbone
+        self._advice = advice
+        self._part = world.part(recipe.training.batch_size)
         specs = method.roles()
-        self.roles = Roles(backbone.network(), specs, seed)
-        if recipe.training.gradient_checkpointing:
-            self.roles.enable_checkpointing()
+        with _enough_memory(advice):
+            self.roles = Roles(backbone.network(), specs, seed, recipe.engine, world)
         method.models = self.roles
         self.settings: dict[str, Optimizer] = {n: s.optimizer for n, s in specs.items() if s.optimizer is not None}
         self.optimizers = {
@@ -55,29 +85,35 @@ class Trainer:
             for name, o in self.settings.items()
         }
         self.counters = checkpoint.Counters()
-        self._evaluations_before = 0  # those of the processes that this one goes on from
+        self._evaluations_before = 0  # those of the processes that these go on from
 
     def step(self, iteration: int, log: Log | None = None) -> None:
         """One iteration: the method's updates in order."""
-        for index, update in enumerate(self.method.updates(iteration)):
-            self._update(update, iteration, index, log)
+        with _enough_memory(self._advice):
+            for index, update in enumerate(self.method.updates(iteration)):
+                self._update(update, iteration, index, log)
         self.counters.iteration = iteration + 1
-        self.counters.evaluations = self._evaluations_before + self.roles.evaluations
+        self.counters.evaluations = self._evaluations_before + self.roles.evaluations * self.world.size
 
     def _update(self, update: Update, iteration: int, index: int, log: Log | None) -> None:
         role, settings, optimizer = update.role, self.settings[update.role], self.optimizers[update.role]
         self.roles.learn(role)
-        batch = self.pool.batch(self.recipe.training.batch_size, self.seed, iteration, index)
-        loss = update.loss(batch, Rng(self.seed, iteration, index, 1))
-        loss.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.roles.parameters(role).values(), settings.clip)
-        value = float(loss.total.detach())
-        if not math.isfinite(value) or not math.isfinite(float(norm)):
+        loss = self._accumulate(update, iteration, index, log)
+        parameters = self.roles.parameters(role).values()
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        # Sharded gradients arrive as means already; replicas, and heads, are averaged here.
+        self.world.mean_([loss, *(g for g in gradients if not isinstance(g, DTensor))])
+        norm = global_norm(gradients, self.world)
+        value = float(loss)
+        if not math.isfinite(value) or not math.isfinite(norm):  # means, so every process sees the same
             raise BenchError(
-                f"training diverged: the loss of role {role!r} is {value:g} (gradient norm {float(norm):g})",
+                f"training diverged: the loss of role {role!r} is {value:g} (gradient norm {norm:g})",
                 f"iteration {iteration} of {self.recipe.training.iterations}; the last checkpoint is untouched",
                 f"lower the learning_rate of {role!r} in the settings; log.jsonl shows when it began",
             )
+        if norm > settings.clip:
+            for gradient in gradients:
+                local(gradient).mul_(settings.clip / norm)
         for group in optimizer.param_groups:
             group["lr"] = settings.rate(iteration, self.recipe.training.iterations)
         optimizer.step()
@@ -86,72 +122,156 @@ class Trainer:
         self.roles.update_average(role, done)
         self.counters.updates[role] = done + 1
         if log is not None:
-            log.add(role, {"loss": value, "gradient_norm": norm, **loss.logs})
+            log.add(role, {"loss": value, "gradient_norm": norm})
+
+    def _accumulate(self, update: Update, iteration: int, index: int, log: Log | None) -> Tensor:
+        """Adds up the gradients of this process's part of the global batch; returns the part's mean loss."""
+        training, part = self.recipe.training, self._part
+        drawn = sum(self.counters.updates.values())
+        clips = rows_of(len(self.data), training.batch_size, drawn, self.seed)
+        total = torch.zeros((), device=self.world.device)
+        size = training.micro_batch or len(part)
+        for start in range(0, len(part), size):
+            rows = part[start : start + size]
+            weight = len(rows) / len(part)
+            loss = update.loss(
+                self.data.batch([clips[row] for row in rows]), Rng(self.seed, iteration, index, rows=rows)
+            )
+            (loss.total * weight).backward()
+            total += loss.total.detach().to(total) * weight
+            if log is not None:
+                log.add(update.role, loss.logs, weight)
+        return total
 
     def fit(self, folder: Path, report: Report) -> None:
-        """Trains to the end from the folder's last checkpoint, or from the start."""
-        training = self.recipe.training
-        self.counters = checkpoint.restore(folder, self.roles, self.optimizers)
+        """Trains to the end from the folder's last checkpoint, or from the start; the leading process reports."""
+        training, world = self.recipe.training, self.world
+        self.counters = checkpoint.restore(folder, self.roles, self.optimizers, world)
         self._evaluations_before = self.counters.evaluations
-        log = Log(folder, self.counters.iteration)
+        log = Log(folder, self.counters.iteration, world)
         before, start = self.counters.seconds, time.perf_counter()
         for iteration in range(self.counters.iteration, training.iterations):
             self.step(iteration, log)
             done = iteration + 1
             self.counters.seconds = before + time.perf_counter() - start
             if done % training.log_every == 0 or done == training.iterations:
-                per_iteration = self.counters.seconds / done
-                entry = log.write(done, seconds_per_iteration=per_iteration, peak_memory_bytes=peak_memory_bytes())
-                report(done, training.iterations, entry)
+                entry = log.write(done, seconds_per_iteration=self.counters.seconds / done)
+                if world.lead:
+                    report(done, training.iterations, entry)
             if done % training.checkpoint_every == 0 or done == training.iterations:
-                checkpoint.save(folder, self.roles, self.optimizers, self.counters)
+                checkpoint.save(folder, self.roles, self.optimizers, self.counters, world)
+
+
+@torch.no_grad()
+def global_norm(gradients: Iterable[Tensor], world: World) -> float:
+    """The norm of all of a role's gradients, whole ones and sharded ones, over all processes."""
+    squares = {True: [torch.zeros((), device=world.device)], False: [torch.zeros((), device=world.device)]}
+    for gradient in gradients:
+        squares[isinstance(gradient, DTensor)].append(local(gradient).float().square().sum())
+    sharded, whole = torch.stack(squares[True]).sum(), torch.stack(squares[False]).sum()
+    world.mean_([sharded])
+    return float((sharded * world.size + whole).sqrt())
+
+
+@contextmanager
+def _enough_memory(advice: Advice | None) -> Iterator[None]:
+    """Turns a GPU that is full into an error that says what would help."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        said = str(error).split(". ")[0]
+        raise BenchError(
+            "the GPU's memory is not enough for this training",
+            said if advice is None else f"{said}\n{advice()}",
+            "use engine.gradient_checkpointing=true, a training.micro_batch of 1, engine.sharding=fsdp on more GPUs, a "
+            "LoRA generator, or smaller clips; `w2svd-bench plan` tells beforehand",
+        ) from error
 
 
 def train(
-    method: Method, backbone: Backbone, pool: LatentPool | None, recipe: Recipe, run: Run, folder: Path, report: Report
+    method: Method,
+    backbone: Backbone,
+    data: TrainingData | None,
+    recipe: Recipe,
+    run: Run,
+    folder: Path,
+    report: Report,
+    world: World = ALONE,
+    advice: Advice | None = None,
 ) -> Run:
     """Trains a run to the end and exports its generator; a finished run is left as it is.
 
-    ``pool`` may be None for a method without roles, which only leaves a run for evaluation to find.
+    All processes call it together, and the leading one writes. ``data`` may be None for a method without roles, which
+    only leaves a run for evaluation to find.
     """
+    earlier = world.agree(lambda: _begin(run, folder))
+    if earlier is not None:
+        return earlier
+    if not method.roles():
+        run.weights_sha256 = backbone.teacher_sha256
+    else:
+        assert data is not None
+        trainer = Trainer(method, backbone, data, recipe, run.seed, world, advice)
+        trainer.fit(folder, report)
+        counters = trainer.counters
+        run.iterations, run.updates = counters.iteration, counters.updates
+        run.network_evaluations, run.seconds = counters.evaluations, counters.seconds
+        run.peak_memory_bytes = max(world.gather(peak_memory_bytes()))
+        written = export_generator(
+            trainer.roles,
+            method.roles()[GENERATOR],
+            backbone,
+            folder / GENERATOR_FOLDER,
+            _story(method, run),
+            world.lead,
+        )
+        run.weights_sha256 = world.agree(lambda: written)
+    run.finished = True
+    world.agree(lambda: run.save(folder))
+    return run
+
+
+def _begin(run: Run, folder: Path) -> Run | None:
+    """Starts or goes on with a run folder; the run that is there, if it is finished."""
     if (folder / "run.json").is_file():
         earlier = Run.load(folder)
         _refuse_other(earlier, run, folder)
         if earlier.finished:
             return earlier
     run.save(folder)
-    if not method.roles():
-        run.weights_sha256 = backbone.teacher_sha256
-    else:
-        assert pool is not None
-        trainer = Trainer(method, backbone, pool, recipe, run.seed)
-        trainer.fit(folder, report)
-        run.weights_sha256 = export_generator(
-            trainer.roles, method.roles()[GENERATOR], backbone, folder / GENERATOR_FOLDER
-        )
-        counters = trainer.counters
-        run.iterations, run.updates = counters.iteration, counters.updates
-        run.network_evaluations, run.seconds = counters.evaluations, counters.seconds
-        run.peak_memory_bytes = peak_memory_bytes()
-    run.finished = True
-    run.save(folder)
-    return run
+    return None
+
+
+def _story(method: Method, run: Run) -> Story:
+    """What a generator's card tells."""
+    samplers = {}
+    for steps in OFFERED_STEPS:
+        try:
+            samplers[steps] = method.sampler(steps)
+        except UnsupportedSteps:
+            continue
+    cost = {
+        "iterations": run.iterations,
+        "updates": run.updates,
+        "network_evaluations": run.network_evaluations,
+        "seconds": round(run.seconds),
+    }
+    return Story(run.method, run.label, samplers, run.data, cost)
 
 
 def _refuse_other(earlier: Run, run: Run, folder: Path) -> None:
     """Going on with another recipe would leave a run that no recipe describes."""
-    old, new = _flat(earlier.config), _flat(run.config)
-    differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    differing += [name for name in ("method", "seed") if getattr(earlier, name) != getattr(run, name)]
     if earlier.backbone_sha256 != run.backbone_sha256:
         raise BenchError(
             f"{folder} holds a run on another {run.backbone}",
             "the backbone's teacher, codec or text encoders have changed since",
             "give this run another name with --label NAME, or delete that folder",
         )
+    old, new = (
+        _flat(one.config) | {"method": one.method, "seed": one.seed, "data": one.data} for one in (earlier, run)
+    )
+    differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in FREE_TO_CHANGE)
     if differing:
-        old |= {"method": earlier.method, "seed": earlier.seed}
-        new |= {"method": run.method, "seed": run.seed}
         shown = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in differing[:4])
         raise BenchError(
             f"{folder} holds a run with other settings",

@@ -1,7 +1,7 @@
 """A run: the folder that training leaves and evaluation reads.
 
 ``runs/<backbone>/<label>/seed<k>/`` holds ``run.json`` (what it is, how far it came, what it cost), ``config.yaml``
-(the resolved recipe), ``log.jsonl``, ``checkpoint.safetensors`` and, when done, ``generator/`` in diffusers format.
+(the resolved recipe), ``log.jsonl``, ``checkpoint/`` and, when done, ``generator/`` in diffusers format.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Run:
         plugin: the file of a method that came with ``--plugin``, so that evaluation can load it again; else None.
         config: the resolved recipe.
         backbone_sha256: of the teacher, codec and text encoders that the run was trained with.
+        data: what it was trained on, by name.
         iterations, updates, network_evaluations, seconds, peak_memory_bytes: what training cost.
         weights_sha256: of the exported generator (the teacher's own for a method without training).
     """
@@ -39,6 +40,7 @@ class Run:
     config: dict[str, Any]
     backbone_sha256: str
     plugin: str | None = None
+    data: str = ""
     finished: bool = False
     iterations: int = 0
     updates: dict[str, int] = field(default_factory=dict)

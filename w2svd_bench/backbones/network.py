@@ -1,0 +1,151 @@
+"""A transformer as a velocity: what it is fed beside the latents, in which precision, with which attention.
+
+Axes: B batch, C channels, T latent frames, H, W latent pixels.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+
+from w2svd_bench.backbones.adapters import Adapters
+from w2svd_bench.backbones.quiet import only_errors
+from w2svd_bench.errors import BenchError, unknown_name
+from w2svd_bench.types import Cond
+
+
+class Network:
+    """One transformer in memory with its guidance; counts the clips that pass through it.
+
+    Its velocity takes and gives what methods see. How an image-to-video transformer is fed follows from its
+    ``image_condition_type``:
+
+    - ``token_replace``: the given first latent frame stands before the noisy ones and its velocity is dropped, so
+      methods never see that frame: latents have T - 1 frames.
+    - ``latent_concat``: the given frame (zero elsewhere) and a mask are stacked on the channels.
+
+    Args:
+        transformer: a `HunyuanVideoTransformer3DModel`.
+        guidance: the embedded guidance scale; ignored by a transformer that embeds none.
+        dtype: of all activations; None is that of the weights. Weights of another type are cast as they are used.
+    """
+
+    def __init__(self, transformer: Any, guidance: float, dtype: torch.dtype | None = None) -> None:
+        self.transformer = transformer
+        self.guidance = guidance
+        self.dtype: torch.dtype = dtype or transformer.x_embedder.proj.weight.dtype
+        self.image_condition: str | None = transformer.config.image_condition_type
+        self.adapters = Adapters(transformer)
+        self.evaluations = 0
+        for block in self.blocks:
+            earlier = block.attn.processor
+            processor = _Attention(self.adapters)
+            processor._attention_backend = getattr(earlier, "_attention_backend", None)
+            block.attn.processor = processor
+
+    @property
+    def blocks(self) -> list[Any]:
+        """The transformer's repeated blocks, in order."""
+        return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
+
+    def velocity(self, x_BCTHW: Tensor, t_B: Tensor, cond: Cond) -> Tensor:
+        """The network at noise levels t in [0, 1] (it receives 1000 t, in float32), in the type of ``x``."""
+        self.adapters.check_exact()
+        self.evaluations += len(x_BCTHW)
+        guidance = None
+        if self.transformer.config.guidance_embeds:
+            # Multiplied in the activations' type, as the pipeline does: 6.0 in bfloat16 becomes 6016.
+            guidance = torch.full((len(x_BCTHW),), self.guidance, device=x_BCTHW.device, dtype=self.dtype) * 1000.0
+        hidden_states = self._fed(x_BCTHW, cond).to(self.dtype)
+        # Where no text is padded the mask hides nothing, and without it the fast attention kernels apply.
+        with self._casting(x_BCTHW.device.type), self.adapters.without_mask(bool(cond.mask_BL.bool().all())):
+            velocity: Tensor = self.transformer(
+                hidden_states=hidden_states,
+                timestep=t_B.float() * 1000.0,
+                encoder_hidden_states=cond.tokens_BLD.to(self.dtype),
+                encoder_attention_mask=cond.mask_BL.to(self.dtype),
+                pooled_projections=cond.pooled_BP.to(self.dtype),
+                guidance=guidance,
+                return_dict=False,
+            )[0]
+        if self.image_condition == "token_replace":
+            velocity = velocity[:, :, 1:]
+        return velocity.to(x_BCTHW.dtype)
+
+    def use_attention(self, backend: str) -> None:
+        """Chooses one of diffusers' attention backends; raises `BenchError` if it is unknown or not installed."""
+        known = [one.value for one in AttentionBackendName]
+        if backend not in known:
+            raise unknown_name("attention backend", backend, known)
+        try:
+            with only_errors(diffusers_logging):  # it warns that the choice is experimental
+                self.transformer.set_attention_backend(backend)
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise BenchError(
+                f"attention backend {backend!r} can't be used here",
+                " ".join(str(error).split()),
+                "install what it needs, or use engine.attention=native",
+            ) from error
+
+    def compile_blocks(self) -> None:
+        """Compiles the repeated blocks with `torch.compile`; call it when all adapters are there."""
+        for block in self.blocks:
+            block.compile()
+
+    def _fed(self, x: Tensor, cond: Cond) -> Tensor:
+        if self.image_condition is None:
+            return x
+        image = cond.image_BCTHW
+        if image is None:
+            raise BenchError(
+                "this backbone needs a first frame for each clip",
+                f"it is an image-to-video transformer ({self.image_condition}) and the conditioning holds none",
+                "prepare the data with this backbone (w2svd-bench data prepare), or use a text-to-video one",
+            )
+        image = image.to(x)
+        if self.image_condition == "token_replace":
+            return torch.cat([image, x], dim=2)
+        given = torch.cat([image, image.new_zeros(x.shape).narrow(2, 1, x.shape[2] - 1)], dim=2)
+        mask = torch.zeros_like(x[:, :1])
+        mask[:, :, 0] = 1
+        return torch.cat([x, given, mask], dim=1)
+
+    def _casting(self, device: str) -> Any:
+        """Autocast where weights are kept in a higher precision than activations; FSDP2 casts by itself."""
+        weights = self.transformer.x_embedder.proj.weight.dtype
+        if weights == self.dtype or isinstance(self.transformer, FSDPModule):
+            return nullcontext()
+        return torch.autocast(device, dtype=self.dtype)
+
+
+class _Attention(HunyuanVideoAttnProcessor2_0):
+    """diffusers' attention, without its mask while the adapters' pass says that it hides nothing."""
+
+    def __init__(self, adapters: Adapters) -> None:
+        super().__init__()
+        self._adapters = adapters
+
+    # The arguments are named because diffusers reads them off this signature and drops what it does not find there.
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Any = None,
+    ) -> Any:
+        mask = None if self._adapters.unmasked else attention_mask
+        return super().__call__(attn, hidden_states, encoder_hidden_states, mask, image_rotary_emb)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HunyuanVideoAttnProcessor2_0:
+        """A copied transformer gets plain attention until it has a network, and adapters, of its own."""
+        plain = HunyuanVideoAttnProcessor2_0()
+        plain._attention_backend = self._attention_backend
+        return plain
