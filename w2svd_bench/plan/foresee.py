@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.backbones.skeleton import Skeleton
 from w2svd_bench.config import Recipe
@@ -16,10 +14,8 @@ from w2svd_bench.world import World
 
 def foresee(backbone: Backbone, method_class: Any, recipe: Recipe, world: World) -> Plan:
     """The plan of a method on the GPUs of a world; on a CPU, whose memory is not planned, as on GPUs without end."""
-    cuda = world.device.startswith("cuda")
-    memory = float(torch.cuda.get_device_properties(world.device).total_memory) if cuda else 1e15
-    skeleton = Skeleton.open(str(backbone.folder))
-    return Plan(Setup.of(method_class, recipe, skeleton, Machine(world.size, memory), backbone.side.video))
+    machine = Machine.here(world.size, world.device)
+    return Plan(Setup.of(method_class, recipe, Skeleton.of(backbone), machine, backbone.side.video))
 
 
 def decided(backbone: Backbone, method_class: Any, recipe: Recipe, world: World) -> Recipe:

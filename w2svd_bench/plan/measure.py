@@ -81,7 +81,7 @@ def training(method_class: Any, recipe: Recipe, skeleton: Skeleton, device: str,
         update={"training": recipe.training.model_copy(update={"batch_size": 1, "micro_batch": 1, "iterations": 10**6})}
     )
     video = recipe.video or skeleton.video
-    planned = Plan(Setup.of(method_class, recipe, skeleton, Machine(1, _memory(device)), video))
+    planned = Plan(Setup.of(method_class, recipe, skeleton, Machine.here(1, device), video))
     row: dict[str, Any] = {
         "what": "training",
         "method": method_class.name,
@@ -137,7 +137,7 @@ def operations_of_a_pass(skeleton: Skeleton, recipe: Recipe, device: str) -> flo
     from w2svd_bench.registry import METHODS
 
     euler = METHODS.get(recipe.method)
-    return Plan(Setup.of(euler, recipe, skeleton, Machine(1, _memory(device)), recipe.video)).generator_forward
+    return Plan(Setup.of(euler, recipe, skeleton, Machine.here(1, device), recipe.video)).generator_forward
 
 
 def _measured(row: dict[str, Any], seconds: list[float], device: str, operations: float, peak: float) -> Measurement:
@@ -173,8 +173,3 @@ def _reset_peak(device: str) -> None:
 
 def _peak(device: str) -> int:
     return torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0
-
-
-def _memory(device: str) -> float:
-    """Bytes of the GPU; on a CPU, where nothing is out of memory by a plan, more than anything needs."""
-    return float(torch.cuda.get_device_properties(device).total_memory) if device.startswith("cuda") else 1e15

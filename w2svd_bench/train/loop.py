@@ -179,7 +179,7 @@ def _enough_memory(advice: Advice | None) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        said = str(error).split(". ")[0]
+        said = ". ".join(str(error).split(". ")[:2])  # that it is full, and how much was asked for
         raise BenchError(
             "the GPU's memory is not enough for this training",
             said if advice is None else f"{said}\n{advice()}",
