@@ -80,12 +80,6 @@ class Engine(Frozen):
         "auto", description="over several processes: replicas of everything, or FSDP2; auto takes what the plan says"
     )
 
-    @pydantic.model_validator(mode="after")
-    def _trained_is_not_below(self) -> Engine:
-        if self.dtype == "float32" and self.trained_dtype == "bfloat16":
-            raise ValueError("trained weights can't be in bfloat16 beside activations in float32: set dtype, too")
-        return self
-
 
 class Training(Frozen):
     """How long and on what a method trains; ``iterations: 0`` is for methods that do not."""

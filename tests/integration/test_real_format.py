@@ -14,12 +14,11 @@ from w2svd_bench.record import read_records
 
 SIZE = ("--height", "48", "--width", "64", "--frames", "9", "--fps", "12")
 VIDEO = "video={height: 48, width: 64, num_frames: 9, fps: 12}"
-# The shipped recipe of the 13B model, made small: fewer iterations, ranks and clips, float32, no warm-up.
+# The shipped recipe of the 13B model, made small: fewer iterations, ranks and clips, no warm-up.
 SMALL = (
     VIDEO,
     "training.iterations=2",
     "training.batch_size=2",
-    "engine.dtype=float32",
     "settings.fake_warmup=0",
     "settings.fake_updates=1",
     "settings.generator_rank=4",

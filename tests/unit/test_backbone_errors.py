@@ -335,3 +335,12 @@ def test_conditioning_of_another_backbone(request: pytest.FixtureRequest, folder
     backbone = Backbone.load(str(request.getfixturevalue(folder)), video=VIDEO)
     x = torch.zeros(1, *backbone.latent_shape)
     refused(lambda: backbone.network().velocity(x, torch.ones(1), cond), "first frame", "data prepare")
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_trained_weights_are_not_below_the_activations(dtype: str, t2v_checkpoint: Path) -> None:
+    """On a CPU ``auto`` is float32."""
+    engine = Engine(dtype=dtype, trained_dtype="bfloat16")
+    with pytest.raises(BenchError, match="trained_dtype"):
+        Backbone.load(str(t2v_checkpoint), engine=engine)
+    Backbone.load(str(t2v_checkpoint), engine=Engine(dtype="bfloat16", trained_dtype="bfloat16"))

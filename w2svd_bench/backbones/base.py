@@ -70,6 +70,12 @@ class Backbone:
         place, side = locate(source)
         backbone = cls(place, side.changed(video, shift, guidance), device, engine or Engine())
         backbone._check_size()
+        if backbone.dtype == torch.float32 and backbone.engine.trained_dtype == "bfloat16":
+            raise BenchError(
+                "trained weights can't be in bfloat16 beside activations in float32",
+                f"on {device} engine.dtype={backbone.engine.dtype} means float32",
+                "leave engine.trained_dtype at float32, or set engine.dtype=bfloat16, too",
+            )
         return backbone
 
     @classmethod

@@ -20,6 +20,8 @@ from w2svd_bench.backbones.quiet import only_errors
 from w2svd_bench.errors import BenchError, unknown_name
 from w2svd_bench.types import Cond
 
+GRAPHS = 64  # compiled versions of one block that are kept
+
 
 class Network:
     """One transformer in memory with its guidance; counts the clips that pass through it.
@@ -95,7 +97,14 @@ class Network:
             ) from error
 
     def compile_blocks(self) -> None:
-        """Compiles the repeated blocks with `torch.compile`; call it when all adapters are there."""
+        """Compiles the repeated blocks with `torch.compile`; call it when all adapters are there.
+
+        Every adapter, its strength and whether gradients are wanted make a graph of their own: with four roles more
+        than torch allows a function before it goes on without compiling it, so the limit is raised.
+        """
+        from torch._dynamo import config as dynamo_config  # takes seconds to import, and most runs never need it
+
+        dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, GRAPHS)
         for block in self.blocks:
             block.compile()
 
