@@ -347,5 +347,5 @@ def test_too_little_memory_is_said_with_what_would_help(monkeypatch: pytest.Monk
     monkeypatch.setattr(trainer.method, "updates", full)
     with pytest.raises(BenchError, match="memory is not enough") as caught:
         trainer.step(0)
-    assert caught.value.why == "CUDA out of memory\nlcm needs 4 GPUs of 80 GB"
+    assert caught.value.why == "CUDA out of memory. Tried to allocate 20.00 GiB\nlcm needs 4 GPUs of 80 GB"
     assert "micro_batch" in caught.value.cure
