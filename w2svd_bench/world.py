@@ -61,6 +61,10 @@ class World:
                 not find each other.
         """
         if os.environ.get("WORLD_SIZE", "1") == "1":
+            if device.startswith("cuda:"):
+                import torch
+
+                torch.cuda.set_device(device)  # so that memory is read, and kernels are started, on this GPU
             return cls(device=device)
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
         missing = [name for name in names if name not in os.environ]

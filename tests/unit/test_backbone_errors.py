@@ -344,3 +344,39 @@ def test_trained_weights_are_not_below_the_activations(dtype: str, t2v_checkpoin
     with pytest.raises(BenchError, match="trained_dtype"):
         Backbone.load(str(t2v_checkpoint), engine=engine)
     Backbone.load(str(t2v_checkpoint), engine=Engine(dtype="bfloat16", trained_dtype="bfloat16"))
+
+
+@pytest.mark.parametrize("part", ["transformer", "text_encoder", "vae"])
+def test_missing_weights_have_no_hash(part: str, t2v_checkpoint: Path, tmp_path: Path) -> None:
+    """What is not there must not get an identity: a run would be filed under the sha256 of nothing."""
+    folder = tmp_path / "copy"
+    shutil.copytree(t2v_checkpoint, folder)
+    for file in (folder / part).glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(BenchError, match=part):
+        _ = Backbone.load(str(folder)).sha256
+
+
+def test_a_shard_that_the_index_names_is_missed(t2v_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(t2v_checkpoint, folder)
+    index = {"weight_map": {"a": "diffusion_pytorch_model-00002-of-00002.safetensors"}}
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BenchError, match="00002-of-00002"):
+        _ = Backbone.load(str(folder)).teacher_sha256
+
+
+def test_a_downloaded_snapshot_is_pinned(monkeypatch: pytest.MonkeyPatch, t2v_checkpoint: Path, tmp_path: Path) -> None:
+    """Parts that come later are of the commit that the configs came from, whatever happens on the hub in between."""
+    snapshot = tmp_path / "0123abc"
+    shutil.copytree(t2v_checkpoint, snapshot)
+    asked: list[str | None] = []
+
+    def download(repository: str, revision: str | None = None, **_: Any) -> str:
+        asked.append(revision)
+        return str(snapshot)
+
+    monkeypatch.setattr(locating, "snapshot_download", download)
+    backbone = Backbone.load("owner/model")
+    _ = backbone.transformer
+    assert asked[0] is None and set(asked[1:]) == {"0123abc"}

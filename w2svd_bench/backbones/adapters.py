@@ -122,7 +122,11 @@ class Adapters:
         """Gradient checkpointing whose recomputation sees what the forward pass saw."""
         state, unmasked = self.state, self.unmasked
         return checkpoint(
-            block, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self._again(state, unmasked))
+            block,
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,  # blocks draw nothing: there is no dropout
+            context_fn=lambda: (nullcontext(), self._again(state, unmasked)),
         )
 
     def enable_checkpointing(self) -> None:

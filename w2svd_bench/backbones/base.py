@@ -30,6 +30,8 @@ __all__ = ["Backbone", "BackboneSource", "Mini", "Side"]
 
 # What stays in a core's cache: a quarter of 16 clips of the miniature takes half the time a clip of a batch of 64.
 DECODED_PIXELS = 4 * 17 * 48 * 48
+# 64 clips of the miniature, or one of the 13B model, whose VAE needs gigabytes for each.
+ENCODED_PIXELS = 64 * 17 * 48 * 48
 # The image-to-video pipeline starts its noise this close to 1 and mixes the rest with the given frame.
 I2V_START = 0.999
 INTERLEAVE = {"token_replace": 4, "latent_concat": 2}  # every n-th image token is kept (the pipeline's own choice)
@@ -151,7 +153,7 @@ class Backbone:
     @cached_property
     def teacher_sha256(self) -> str:
         """sha256 of the teacher's weight files."""
-        return digest_of(sorted(self.place.part("transformer").glob("*.safetensors")))
+        return digest_of(loading.weight_files(self.place.part("transformer"), "transformer"))
 
     @property
     def sha256(self) -> str:
@@ -162,6 +164,8 @@ class Backbone:
     def latents_sha256(self) -> str:
         """sha256 of whatever decides latents and conditioning: the codec, the text encoders, the tokenizers."""
         parts = [self.side.codec or "vae", *loading.text_parts(self.side)]
+        for part in (parts[0], "text_encoder", "text_encoder_2"):
+            loading.weight_files(self.place.part(part), part)
         return digest_of(sorted(f for part in parts for f in self.place.part(part).iterdir() if f.is_file()))
 
     @property
@@ -231,9 +235,18 @@ class Backbone:
     @torch.no_grad()
     def encode(self, frames_BFHWC: Tensor) -> Tensor:
         """uint8 clips to scaled latents (B, C, T, h, w), float32: the posterior's mode times the scaling factor."""
-        video = frames_BFHWC.to(self.device).permute(0, 4, 1, 2, 3).float().div(127.5).sub(1).contiguous()
-        latents: Tensor = self.codec.encode(video.to(self.encoder_dtype)).latent_dist.mode()
-        return latents.float() * self.codec.config.scaling_factor
+        parts = []
+        for few in frames_BFHWC.split(max(1, ENCODED_PIXELS // frames_BFHWC[0, ..., 0].numel())):
+            video = few.to(self.device).permute(0, 4, 1, 2, 3).float().div(127.5).sub(1).contiguous()
+            parts.append(self.codec.encode(video.to(self.encoder_dtype)).latent_dist.mode().float())
+        return torch.cat(parts) * self.codec.config.scaling_factor
+
+    def release_encoders(self) -> None:
+        """Gives back the memory of codec and text encoders; they are opened again when they are needed."""
+        for part in ("text", "codec"):
+            self.__dict__.pop(part, None)
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
 
     def to_sample(self, latents_BCTHW: Tensor) -> Tensor:
         """Whole latents as methods see them: without a given first frame."""

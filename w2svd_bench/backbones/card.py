@@ -62,27 +62,27 @@ def _plain(value: Any) -> str:
 
 
 def _code(facts: Mapping[str, Any]) -> str:
-    pipeline, video = _PIPELINES[facts["task"]], facts["video"]
-    lines = [f"from diffusers import {pipeline}", ""]
-    if facts["weights"] == "lora":
+    pipeline, video, base = _PIPELINES[facts["task"]], facts["video"], facts["backbone"]
+    half = facts["dtype"] == "bfloat16"
+    whole, i2v = facts["weights"] == "full", facts["task"] == "i2v"
+    typed = ", dtype=torch.bfloat16" if half else ""
+    lines = ["import torch"] if half else []
+    lines += [f"from diffusers import {pipeline}{', HunyuanVideoTransformer3DModel' if whole else ''}"]
+    lines += ["from diffusers.utils import load_image", ""] if i2v else [""]
+    if whole:
         lines += [
-            f'pipe = {pipeline}.from_pretrained("<{facts["backbone"]}>")',
-            'pipe.load_lora_weights("<this folder>")',
+            f'transformer = HunyuanVideoTransformer3DModel.from_pretrained("<this folder>/transformer"{typed})',
+            f'pipe = {pipeline}.from_pretrained("<{base}>", transformer=transformer{typed})',
         ]
     else:
-        lines[0] = f"from diffusers import {pipeline}, HunyuanVideoTransformer3DModel"
-        lines += [
-            'transformer = HunyuanVideoTransformer3DModel.from_pretrained("<this folder>/transformer")',
-            f'pipe = {pipeline}.from_pretrained("<{facts["backbone"]}>", transformer=transformer)',
-        ]
-    first = min(map(int, facts["sampling"]), default=1)
-    lines += [
-        "scheduler = pipe.scheduler",
-        f"pipe.scheduler = type(scheduler).from_config(scheduler.config, shift={facts['shift']:g})",
-    ]
-    image = "image=image, " if facts["task"] == "i2v" else ""
-    lines += [
-        f'video = pipe({image}prompt="...", num_inference_steps={first}, guidance_scale={facts["guidance"]:g},',
-        f"             height={video['height']}, width={video['width']}, num_frames={video['num_frames']}).frames[0]",
-    ]
+        lines += [f'pipe = {pipeline}.from_pretrained("<{base}>"{typed})', 'pipe.load_lora_weights("<this folder>")']
+    lines += [f"pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, shift={facts['shift']:g})"]
+    lines += ["pipe.vae.enable_tiling()", 'pipe.to("cuda")'] if half else []
+    lines += ['image = load_image("<first frame>")'] if i2v else []
+    steps = min(map(int, facts["sampling"]), default=1)
+    size = f"height={video['height']}, width={video['width']}, num_frames={video['num_frames']}"
+    given = ["image=image"] if i2v else []
+    given += ['prompt="..."', f"num_inference_steps={steps}", f"guidance_scale={facts['guidance']:g}", size]
+    given += ['output_type="latent"'] if facts["codec"] else []  # such a pipeline has no VAE of its own
+    lines += ["result = pipe(", *(f"    {one}," for one in given), ")"]
     return "\n".join(lines)

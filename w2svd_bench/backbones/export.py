@@ -106,6 +106,8 @@ def _facts(spec: Any, backbone: Backbone, story: Story, digest: str) -> dict[str
         "image_condition": side.image_condition,
         "weights": spec.weights,
         "weights_sha256": digest,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "codec": side.codec,
         "teacher_sha256": backbone.teacher_sha256,
         "video": side.video.model_dump(),
         "shift": side.shift,
@@ -153,7 +155,7 @@ def load_generator(backbone: Backbone, folder: Path) -> Network:
 
 
 def write_merged(network: Network, backbone: Backbone, generator: Path, folder: Path) -> str:
-    """Writes an opened generator as a whole transformer, its LoRA added in; returns the weights' sha256.
+    """Writes an opened generator as a whole transformer, its LoRA added in, in float32; returns the weights' sha256.
 
     Args:
         network: what `load_generator` gave.
@@ -163,13 +165,17 @@ def write_merged(network: Network, backbone: Backbone, generator: Path, folder: 
     """
     transformer = network.transformer
     if getattr(transformer, "peft_config", None):
+        transformer.to(torch.float32)  # in bfloat16 the sum would round away much of what the low-rank branch adds
         transformer.fuse_lora(adapter_names=[GENERATOR])
         transformer.unload_lora()
     transformer.register_to_config(_name_or_path="")
     transformer.save_pretrained(folder / "transformer")
     digest = generator_sha256(folder)
     if (generator / SIDE_FILE).is_file():
-        facts = json.loads((generator / SIDE_FILE).read_text()) | {"weights": "full", "weights_sha256": digest}
+        facts = json.loads((generator / SIDE_FILE).read_text()) | {
+            "weights": "full",
+            "weights_sha256": digest,
+        }
         write_atomically(folder / SIDE_FILE, json.dumps(facts, indent=2) + "\n")
         write_atomically(folder / "README.md", model_card(facts))
     return digest

@@ -59,6 +59,19 @@ def default_template(task: str) -> dict[str, Any]:
     return dict(module.DEFAULT_PROMPT_TEMPLATE)
 
 
+def weight_files(folder: Path, what: str) -> list[Path]:
+    """The weight files of one part; raises `BenchError` where there are none, or not all that their index names."""
+    found = sorted(folder.glob("*.safetensors"))
+    named: set[str] = set()
+    for index in folder.glob("*.safetensors.index.json"):
+        named |= set(json.loads(index.read_text())["weight_map"].values())
+    missing = sorted(named - {file.name for file in found})
+    if missing or not found:
+        why = f"{missing[0]} is missing" if missing else "there is no *.safetensors"
+        raise BenchError(f"the {what} in {folder} is not complete", why, "copy or download that directory again")
+    return found
+
+
 def text_parts(side: Side) -> tuple[str, ...]:
     """The folders that decide the conditioning."""
     return (*TEXT_PARTS, "image_processor") if side.task == "i2v" else TEXT_PARTS

@@ -1,7 +1,8 @@
 """Where a backbone is and what it says of itself: a registered name, a diffusers directory, or a hub id.
 
 Nothing here opens weights. From a hub, the small files come first and each part (transformer, vae, text encoders) when
-it is asked for, so that planning a run or training on a cache does not download 40 GB.
+it is asked for, so that planning a run downloads none. Training and evaluation need all of them, if only to know by
+their sha256 what a run belongs to.
 """
 
 from __future__ import annotations
@@ -163,7 +164,9 @@ def locate(source: str) -> tuple[Place, Side]:
         named = BACKBONES.get(source)()
         where, wanted = named.location(), named.task
     if isinstance(where, str) and not Path(where).exists() and _HUB_ID.fullmatch(where):
-        place = Place(_download(where, _SMALL_FILES), where)
+        folder = _download(where, _SMALL_FILES)
+        # A snapshot's folder is named by its commit: the parts that come later are of the same one.
+        place = Place(folder, f"{where.partition('@')[0]}@{folder.name}")
     else:
         place = Place(Path(where))
     named_here = source if source in BACKBONES.names() else re.sub(r"[^\w.-]+", "--", _base_name(source))

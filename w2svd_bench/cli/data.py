@@ -75,17 +75,15 @@ def prepare(
     device = options.resolve_device(device)
     options.use_one_thread(device)
     world = World.start(device)
-    try:
-        size = {"height": height, "width": width, "num_frames": frames, "fps": fps}
-        opened = Backbone.load(backbone, world.device, video=_video(backbone, size))
-        source = preparing.Source(videos, captions, layout, start, allow_upscale, test)
-        with Reporter() as report:
-            task = "encoding clips" + (f", process 1 of {world.size}" if world.size > 1 else "")
-            prepared = preparing.prepare(
-                out, opened, source, world, shard_mb * 2**20, lambda done, total: report(task, done, total)
-            )
-    finally:
-        world.stop()
+    size = {"height": height, "width": width, "num_frames": frames, "fps": fps}
+    opened = Backbone.load(backbone, world.device, video=_video(backbone, size))
+    source = preparing.Source(videos, captions, layout, start, allow_upscale, test)
+    with Reporter() as report:
+        task = "encoding clips" + (f", process 1 of {world.size}" if world.size > 1 else "")
+        prepared = preparing.prepare(
+            out, opened, source, world, shard_mb * 2**20, lambda done, total: report(task, done, total)
+        )
+    world.stop()  # not after an error: leaving waits for processes that sit in a collective
     if world.lead and not quiet():
         _show_prepared(out, prepared, backbone)
 

@@ -114,12 +114,10 @@ def evaluate(
         raise BenchError("there is nothing to evaluate", why, "repeat the `w2svd-bench train` command to go on")
     relaunch(nproc)
     world = World.start(device)
-    try:
-        if world.lead:
-            _note(unfinished)
-        results = _evaluate(backbone, asked, folders, numbers, out / name, world, batch)
-    finally:
-        world.stop()
+    if world.lead:
+        _note(unfinished)
+    results = _evaluate(backbone, asked, folders, numbers, out / name, world, batch)
+    world.stop()  # not after an error: leaving waits for processes that sit in a collective
     if world.lead and not quiet():
         show(results, as_json)
 

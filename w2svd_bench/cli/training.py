@@ -65,10 +65,8 @@ def train(
     relaunch(nproc)
     job = Job(method_class, backbone, data, seed, resolved, label, out, plugin)
     world = World.start(options.resolve_device(device))
-    try:
-        _train(job, world)
-    finally:
-        world.stop()
+    _train(job, world)
+    world.stop()  # not after an error: leaving waits for processes that sit in a collective
 
 
 def resolve_recipe(method_class: Any, backbone: str, recipe: Path | None, overrides: list[str]) -> Recipe:

@@ -24,21 +24,22 @@ from w2svd_bench.types import Batch, Cond
 
 @dataclass(frozen=True)
 class LatentPool:
-    """Training clips (`types.TrainingData`) that fit in memory: latents (N, C, T, h, w) with their conditioning."""
+    """Training clips (`types.TrainingData`) in the host's memory: latents (N, C, T, h, w) with their conditioning.
+
+    A batch goes to ``device`` when it is drawn.
+    """
 
     latents: Tensor
     cond: Cond
     name: str
+    device: str = "cpu"
 
     def __len__(self) -> int:
         return len(self.latents)
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        index = torch.tensor(rows, device=self.latents.device)
-        return Batch(self.latents[index], self.cond.rows(index))
-
-    def to(self, device: str) -> LatentPool:
-        return LatentPool(self.latents.to(device), self.cond.to(device), self.name)
+        index = torch.tensor(rows)
+        return Batch(self.latents[index].to(self.device), self.cond.rows(index).to(self.device))
 
 
 def portrait_pool(
@@ -64,12 +65,13 @@ def portrait_pool(
     state = _read(path)
     if state is None:
         state = _encode(backbone, split, count, progress)
+        backbone.release_encoders()
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.tmp")
         save_file(state, partial)
         partial.replace(path)
     cond = Cond(state["tokens"], state["mask"], state["pooled"], state.get("image"))
-    return LatentPool(state["latents"], cond, f"portraits, split {split}, {count} clips").to(backbone.device)
+    return LatentPool(state["latents"], cond, f"portraits, split {split}, {count} clips", backbone.device)
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

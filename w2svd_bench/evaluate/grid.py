@@ -102,7 +102,7 @@ class Grid:
 
             def watch(clips: Sampled, number: int = number) -> None:
                 made = zip(clips.indices, clips.frames.numpy(), strict=True)
-                frames.update({(number, index): clip for index, clip in made if index < SHEET_CLIPS})
+                frames.update({(number, index): _few(clip) for index, clip in made if index < SHEET_CLIPS})
 
             name = f"{subject.run.label} seed {subject.run.seed}, {number} step{'s' if number > 1 else ''}"
             self._write(evaluate(subject, number, self.bench, partial(self.report, name), watch))
@@ -181,13 +181,13 @@ class Grid:
                 frames |= self._again(subject, number, shown)
         rows = []
         for k, real in zip(shown, self.eval_set.real(shown), strict=True):
-            rows.append((self.eval_set.prompts[k], real))
+            rows.append((self.eval_set.prompts[k], _few(real)))
             rows += [
                 (f"{subject.run.label}, {number} step{'s' if number > 1 else ''}", frames[number, k])
                 for number in steps
                 if (number, k) in frames
             ]
-        contact_sheet(rows, path, every=-(-len(rows[0][1]) // SHEET_COLUMNS))
+        contact_sheet(rows, path, every=1)
 
     def _again(self, subject: Subject, number: int, shown: Sequence[int]) -> Frames:
         sampler, batch = subject.method.sampler(number), self.bench.batch
@@ -198,7 +198,12 @@ class Grid:
 
         made = sample(subject, sampler, conditioning, batches, subject.run.seed)
         return {
-            (number, index): clip
+            (number, index): _few(clip)
             for part in made
             for index, clip in zip(part.indices, part.frames.numpy(), strict=True)
         }
+
+
+def _few(clip_FHWC: np.ndarray) -> np.ndarray:
+    """The frames that a sheet shows: a whole clip of the 13B model is 200 MB, and processes exchange these."""
+    return clip_FHWC[:: -(-len(clip_FHWC) // SHEET_COLUMNS)].copy()

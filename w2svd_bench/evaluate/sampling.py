@@ -129,7 +129,8 @@ def sample(
     backbone, device = subject.backbone, subject.backbone.device
     for indices in batches:
         cond = conditioning(indices)
-        fresh = [clip_noise(backbone.latent_shape, seed, indices, step).to(device) for step in range(sampler.nfe)]
+        drawn = range(1 if sampler.kind == "ode" else sampler.nfe)  # Euler's method starts from noise and adds none
+        fresh = [clip_noise(backbone.latent_shape, seed, indices, step).to(device) for step in drawn]
         fresh[0] = backbone.start(fresh[0], cond)
         start = now(device)
         latents = sampler(subject.network.velocity, cond, fresh.__getitem__)

@@ -22,5 +22,6 @@ def decided(backbone: Backbone, method_class: Any, recipe: Recipe, world: World)
     """The recipe with ``engine.sharding: auto`` decided: replicas where they fit, for they are faster, else FSDP."""
     if recipe.engine.sharding != "auto" or world.size == 1:
         return recipe
-    choice = choose_sharding(foresee(backbone, method_class, recipe, world))
+    # Decided once for all: GPUs that differ by a little would part ways at the edge.
+    choice = world.agree(lambda: choose_sharding(foresee(backbone, method_class, recipe, world)))
     return recipe.model_copy(update={"engine": recipe.engine.model_copy(update={"sharding": choice})})

@@ -136,8 +136,9 @@ def operations_of_a_pass(skeleton: Skeleton, recipe: Recipe, device: str) -> flo
     """Floating point operations of one network evaluation on one clip."""
     from w2svd_bench.registry import METHODS
 
-    euler = METHODS.get(recipe.method)
-    return Plan(Setup.of(euler, recipe, skeleton, Machine.here(1, device), recipe.video)).generator_forward
+    return Plan(
+        Setup.of(METHODS.get(recipe.method), recipe, skeleton, Machine.here(1, device), recipe.video)
+    ).generator_forward
 
 
 def _measured(row: dict[str, Any], seconds: list[float], device: str, operations: float, peak: float) -> Measurement:
