@@ -43,6 +43,7 @@ SIDE: dict[str, Any] = {
     "max_sequence_length": 8,
     "prompt_template": {"template": "{}", "crop_start": 0},
     "codec": "codec",
+    "data": "portraits",
 }
 
 
@@ -135,7 +136,7 @@ def _teacher(out: Path, plan: BuildPlan, codec: MiniCodec, device: str, log: Log
     codec.save_pretrained(start / "codec")
     backbone = Backbone.load(str(start), device)
     pool = _pool(out, plan, backbone, log)
-    transformer = backbone.transformer.train()
+    transformer = backbone.transformer.train().requires_grad_(True)
     network = Network(transformer, SIDE["guidance"])
 
     def cond_of(rows: torch.Tensor) -> Cond:
