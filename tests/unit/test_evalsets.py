@@ -127,7 +127,7 @@ def test_an_image_to_video_backbone_is_given_the_first_frame_of_each_clip(
     class Nothing:
         """A sampler that leaves the start as it is."""
 
-        nfe = 1
+        kind, nfe = "ode", 1
 
         def __call__(self, velocity: object, cond: object, noise: Noise) -> torch.Tensor:
             return noise(0)
