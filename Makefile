@@ -2,7 +2,7 @@
 # missing and brings up to date when pyproject.toml or constraints.txt changed.
 #
 #   make quickstart   train, evaluate and render the whole benchmark in its quick form
-#   make test         the default test suite;  make test-slow  the rest
+#   make test         the default test suite;  make test-slow  the rest;  make test-vbench  those with the real VBench
 #   make lint         ruff and mypy;           make format     let ruff mend what it can
 #   make wheel        build dist/*.whl;        make build-mini train the miniature backbone again
 #   make clean        remove build leftovers (not .venv, not runs/)
@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint format wheel build-mini clean
+.PHONY: help setup quickstart test test-slow test-vbench lint format wheel build-mini clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,8p'
@@ -51,7 +51,11 @@ test: $(VENV)/.test
 	@$(PYTEST)
 
 test-slow: $(VENV)/.test
-	@$(PYTEST) -m slow
+	@$(PYTEST) -m "slow and not vbench"
+
+# uv builds VBench an environment of its own (about 6 GB the first time) and keeps it.
+test-vbench: $(VENV)/.test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vbench
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .

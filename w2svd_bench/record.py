@@ -70,15 +70,31 @@ class Sampling(_Part):
 
 
 class Score(_Part):
-    """A metric's value with its standard error over ``n`` clips, and what exactly measured it."""
+    """A metric's value with its standard error over ``n`` clips, and what exactly measured it.
+
+    ``leave_out`` are the values without each of the jackknife's groups of prompts, of a metric of the whole set;
+    ``values`` those of each clip in the order of the eval set, of a metric that scores clips (None: it has none, and
+    ``invalid`` counts why), and ``prompts`` number the prompts of these clips, as `uncertainty.numbered` does: equal
+    numbers, one prompt. Two records of the same prompts are compared, paired, by either of them. ``se`` is None where
+    all clips are of one prompt, which tells no error. ``flags`` are what has to be said wherever the value is shown,
+    ``infinity`` is the value extrapolated to infinitely many clips, and ``reference`` what it was held against where
+    that is not the eval set's own reference.
+    """
 
     value: float
-    se: float = Field(ge=0)
+    se: Annotated[float, Field(ge=0)] | None
     n: int = Field(ge=1)
     direction: Direction
     version: int
     id: str
     weights_sha256: str | None = None
+    leave_out: tuple[float, ...] = ()
+    values: tuple[float | None, ...] = ()
+    prompts: tuple[Count, ...] = ()
+    invalid: dict[str, Count] = Field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    infinity: float | None = None
+    reference: str | None = None
 
 
 class SkippedScore(_Part):

@@ -25,7 +25,7 @@ from w2svd_bench.errors import BenchError, unknown_name
 if TYPE_CHECKING:
     from w2svd_bench.backbones.locate import BackboneSource
     from w2svd_bench.method import Method
-    from w2svd_bench.metrics.base import CorpusMetric
+    from w2svd_bench.metrics.base import Metric
 
 P = TypeVar("P")
 
@@ -206,4 +206,4 @@ METHODS: Registry[Method] = Registry("method", "w2svd_bench.method:Method", "w2s
 BACKBONES: Registry[BackboneSource] = Registry(
     "backbone", "w2svd_bench.backbones.locate:BackboneSource", "w2svd_bench.backbones"
 )
-METRICS: Registry[CorpusMetric] = Registry("metric", "w2svd_bench.metrics.base:CorpusMetric", "w2svd_bench.metrics")
+METRICS: Registry[Metric] = Registry("metric", "w2svd_bench.metrics.base:Metric", "w2svd_bench.metrics")

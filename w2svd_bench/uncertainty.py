@@ -3,20 +3,32 @@
 Metrics of a set (Fréchet distances) get a delete-a-group jackknife (Tukey 1958; Kott 2001 for groups). A naive
 bootstrap is wrong for them: drawing clips twice shrinks the rank of the covariance, which biases the distance upwards
 and made its spread four times too wide when it was measured. Clips that share a prompt stay together everywhere.
-Axes: N clips, G groups of the jackknife.
+
+What an interval is about: a distance between sets depends on how many clips there are, and the interval covers the
+value that another N clips would give, not the one of infinitely many, from which it can be many standard errors away.
+Distances are compared at equal N only. Intervals of 95 % held, in simulations with known truths (the figures of
+``tests/numerics/test_coverage.py`` and a few beside them):
+
+* jackknife of a Fréchet distance: 93 to 97 % from two clips a dimension up. Where clips are as few as dimensions, or
+  the two distributions are the same, the standard error is up to 1.4 times too large and 99 % hold: never too narrow;
+* bootstrap of a mean: 95 % from three prompts up where scores are normal; 91 % at 8 prompts and 94 % at 20 where they
+  are as skewed as an exponential; too few where scores are zeros and ones of which 20 % are ones: 65 % at 5 prompts,
+  83 % at 8, 92 % at 20.
+
+Axes: N clips, G groups of the jackknife, P distinct prompts (clusters).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
 from w2svd_bench.errors import BenchError
 
 GROUPS = 20
+_DRAWN_AT_ONCE = 2**21  # numbers, that is 16 MiB: how far a bootstrap may spread in memory
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,13 @@ class Spread:
     sd: float | None
     n: int
 
+    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        """Where the mean over many such runs is: mean +- t(n - 1) * sd / sqrt(n); None for one run."""
+        if self.sd is None:
+            return None
+        half = student_t(self.n - 1, level) * self.sd / self.n**0.5
+        return self.mean - half, self.mean + half
+
 
 def assign_groups(keys: Iterable[Hashable], groups: int = GROUPS) -> np.ndarray:
     """Deals clips into groups 0..G-1 so that equal keys share a group; the j-th new key goes to group j mod G.
@@ -49,15 +68,21 @@ def assign_groups(keys: Iterable[Hashable], groups: int = GROUPS) -> np.ndarray:
     Raises:
         BenchError: with fewer than two distinct keys.
     """
-    first_seen: dict[Hashable, int] = {}
-    order = [first_seen.setdefault(key, len(first_seen)) for key in keys]
-    if len(first_seen) < 2 or groups < 2:
+    order = numbered(keys)
+    distinct = len(set(order))
+    if distinct < 2 or groups < 2:
         raise BenchError(
-            f"{len(first_seen)} distinct prompt(s) in {min(len(first_seen), groups)} group(s)",
+            f"{distinct} distinct prompt(s) in {min(distinct, groups)} group(s)",
             "an uncertainty needs at least two groups of clips",
             "score clips of more than one prompt",
         )
     return np.array(order) % groups
+
+
+def numbered(keys: Iterable[Hashable]) -> list[int]:
+    """Each key as the number of its first appearance among the distinct ones: a, b, a, c is 0, 1, 0, 2."""
+    first_seen: dict[Hashable, int] = {}
+    return [first_seen.setdefault(key, len(first_seen)) for key in keys]
 
 
 def jackknife_se(leave_out_G: Sequence[float] | np.ndarray) -> float:
@@ -92,6 +117,9 @@ def paired_difference(
 
     The same groups are left out on both sides, so that what is hard about a prompt cancels; this is why the error of a
     difference can be far smaller than the errors of its two sides.
+
+    Raises:
+        BenchError: the two have different numbers of groups, fewer than two, or values that are not finite.
     """
     if len(leave_out_a) != len(leave_out_b):
         raise BenchError(
@@ -109,26 +137,64 @@ def cluster_bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """The mean of per-clip scores, with a percentile bootstrap over clusters of equal keys (Davison and Hinkley 1997).
+    """The mean of per-clip scores, with a bootstrap over clusters of equal keys (Davison and Hinkley 1997).
+
+    Whole clusters are drawn with replacement. The spread of the drawn means is too small by sqrt((P - 1) / P), as every
+    plug-in variance is, which is undone; and the interval is value +- t(P - 1) * se, since percentiles of the draws,
+    which know nothing of how badly P clusters tell a spread, held the truth in 86 % instead of 95 % of cases at P = 5.
+
+    Args:
+        scores_N: one a clip.
+        keys: one a clip; equal ones, of a prompt's clips, are drawn together.
+        draws: how often P clusters are drawn.
+        level: of the interval.
+        seed: of the draws; the same arguments give the same estimate.
 
     Raises:
         BenchError: with fewer than two clusters, or a score that is not finite.
     """
-    scores = _finite(scores_N, "scores", at_least=2)
-    codes: dict[Hashable, int] = {}
-    cluster = np.array([codes.setdefault(key, len(codes)) for key in keys])
-    if len(cluster) != len(scores) or len(codes) < 2:
+    scores = _finite(scores_N, "scores", at_least=1)
+    cluster = np.array(numbered(keys))
+    clusters = len(np.unique(cluster))
+    if len(cluster) != len(scores) or clusters < 2:
         raise BenchError(
-            f"{len(scores)} scores in {len(codes)} cluster(s) by {len(cluster)} keys",
+            f"{len(scores)} score(s) in {clusters} cluster(s) by {len(cluster)} key(s)",
             "a bootstrap draws clusters: it needs one key a score and two clusters",
             "score clips of more than one prompt",
         )
-    sums, counts = np.bincount(cluster, weights=scores), np.bincount(cluster).astype(float)
-    rng = np.random.default_rng(seed)
-    times_drawn = rng.multinomial(len(codes), np.full(len(codes), 1 / len(codes)), size=draws).astype(float)
-    means = (times_drawn @ sums) / (times_drawn @ counts)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(scores.mean()), float(means.std(ddof=1)), float(low), float(high))
+    sums_P, counts_P = np.bincount(cluster, weights=scores), np.bincount(cluster).astype(float)
+    rng, even_P = np.random.default_rng(seed), np.full(clusters, 1 / clusters)
+    means, at_once = [], max(1, _DRAWN_AT_ONCE // clusters)
+    for first in range(0, draws, at_once):
+        drawn = rng.multinomial(clusters, even_P, size=min(at_once, draws - first)).astype(float)
+        means.append((drawn @ sums_P) / (drawn @ counts_P))
+    se = float(np.concatenate(means).std(ddof=1) * np.sqrt(clusters / (clusters - 1)))
+    return _with_interval(float(scores.mean()), se, clusters, level)
+
+
+def paired_bootstrap(
+    a_N: Sequence[float] | np.ndarray,
+    b_N: Sequence[float] | np.ndarray,
+    keys: Iterable[Hashable],
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """``mean a - mean b`` of two methods' scores of clips of the same prompts: `cluster_bootstrap` of the differences.
+
+    Entry i of both is the same prompt, and the same noise where the two share it, so what is hard about it cancels.
+
+    Raises:
+        BenchError: as `cluster_bootstrap` does, and if the two have different lengths.
+    """
+    a, b = _finite(a_N, "scores", at_least=1), _finite(b_N, "scores", at_least=1)
+    if len(a) != len(b):
+        raise BenchError(
+            f"{len(a)} and {len(b)} scores can't be paired",
+            "the two sets have different numbers of clips",
+            "score both on the same prompts, in the same order",
+        )
+    return cluster_bootstrap(a - b, keys, draws, level, seed)
 
 
 def over_seeds(values: Sequence[float]) -> Spread:
@@ -138,16 +204,10 @@ def over_seeds(values: Sequence[float]) -> Spread:
 
 
 def student_t(degrees: int, level: float = 0.95) -> float:
-    """The two-sided quantile of Student's t (Abramowitz and Stegun 26.7.5); within 0.1 % from 5 degrees on."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return sum(term / degrees**power for power, term in enumerate(terms))
+    """The two-sided quantile of Student's t: 12.7 at one degree of freedom and a level of 95 %, 1.96 at very many."""
+    from scipy.special import stdtrit  # here, since importing it takes longer than rendering a table
+
+    return float(stdtrit(degrees, (1 + level) / 2))
 
 
 def _with_interval(value: float, se: float, groups: int, level: float) -> Estimate:

@@ -36,14 +36,14 @@ def reference(cache: Path) -> None:
     """Features of the 2,048 reference clips are in the cache; of several workers, one makes them and others wait."""
     from w2svd_bench.backbones.base import Backbone
     from w2svd_bench.evaluate.evalset import PortraitSet
-    from w2svd_bench.evaluate.grid import MINI_METRICS
+    from w2svd_bench.evaluate.references import real_reference
     from w2svd_bench.metrics.diagnostics import Reader
-    from w2svd_bench.registry import METRICS
+    from w2svd_bench.metrics.mini import MiniFid, MiniFvd
 
     with (cache / "reference.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        metrics = [METRICS.get(name)("cpu") for name in MINI_METRICS]  # type: ignore[call-arg]
-        PortraitSet(Backbone.load("mini").side).reference(metrics, Reader("cpu"), lambda done, total: None)
+        metrics = [MiniFid(), MiniFvd()]
+        real_reference(PortraitSet(Backbone.load("mini").side), metrics, Reader("cpu"), lambda done, total: None)
 
 
 @dataclass(frozen=True)

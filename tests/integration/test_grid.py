@@ -9,6 +9,7 @@ import csv
 import fcntl
 import json
 import shutil
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,11 +98,12 @@ def test_every_run_has_a_record_at_every_number_of_steps(grid: Evaluated) -> Non
     assert {label for label, _ in records} == {"euler", "fresh", *TRAINED} | {
         "real (noise floor)",
         "real, through the codec",
+        "teacher, 28 steps (noise floor)",
     }
-    assert len(records) == 5 * 3 + 2
+    assert len(records) == 5 * 3 + 3
     for (label, steps), record in records.items():
         assert record.eval_set.name == "portraits-test-16" and record.eval_set.num_clips == 16
-        if record.cell.method == "real":
+        if record.cell.method in ("real", "teacher"):
             continue
         run = Run.load(grid.out / "mini" / label / "seed0")
         assert record.cell.checkpoint_sha256 == run.weights_sha256
@@ -111,7 +113,7 @@ def test_every_run_has_a_record_at_every_number_of_steps(grid: Evaluated) -> Non
             label == "w2svd" and steps == 28
         )
         scored = [isinstance(score, Score) and score.n == 16 for score in record.metrics.values()]
-        assert scored == [not (label in ("dmd", "w2svd") and steps == 28)] * 2
+        assert scored == [not (label in ("dmd", "w2svd") and steps == 28)] * 4
     assert str(grid.out) not in "".join(path.read_text() for path in (grid.out / RESULTS).glob("records/*.json"))
 
 
@@ -129,7 +131,7 @@ def test_the_three_files_of_the_table_agree(grid: Evaluated) -> None:
     folder = grid.out / RESULTS
     with (folder / "leaderboard.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 17
+    assert len(rows) == 18
     markdown, latex = (folder / "leaderboard.md").read_text(), (folder / "leaderboard.tex").read_text()
     for label in ("euler", "fresh", *TRAINED):
         assert sum(row["label"] == label for row in rows) == 3
@@ -148,21 +150,29 @@ def test_every_run_has_a_contact_sheet(grid: Evaluated) -> None:
 
 def test_a_second_evaluation_does_nothing_new_in_any_spelling(cli: Command, grid: Evaluated) -> None:
     before = stamps(grid.out / RESULTS)
-    assert len(before) == 17 + 5
+    assert len(before) == 18 + 5
     for spelling in (["--steps", "1", "4", "28"], ["--steps", "1,4,28"], ["--steps", "1", "--steps", "4,28"]):
         outcome = cli("eval", *spelling, *CLIPS, "--out", grid.out)
         assert outcome.status == 0 and "clips" not in outcome.out.split("written:")[0].split("fid")[0]
         assert stamps(grid.out / RESULTS) == before
 
 
-def test_what_is_missing_is_evaluated_again_to_the_same_numbers(cli: Command, copied: Evaluated) -> None:
-    """A lost record, and only that one, is made anew; scores are those of the first time."""
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_missing_is_evaluated_again_to_the_same_numbers(
+    cli: Command, copied: Evaluated, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost record, and only that one, is made anew; scores are those of the first time.
+
+    What was read of its clips is kept, so none is sampled; where it is lost too, they are sampled again.
+    """
+    if not kept:
+        monkeypatch.setattr("w2svd_bench.evaluate.cell.run_key", lambda *given: uuid.uuid4().hex)
     old = copied.records["lcm", 4]
     folder = copied.out / RESULTS
     (folder / "records" / old.file_name).unlink()
     before = stamps(folder)
     outcome = cli("eval", "--steps", "4", "--methods", "lcm", *CLIPS, "--out", copied.out)
-    assert outcome.status == 0 and "lcm seed 0, 4 steps: 16/16" in outcome.text
+    assert outcome.status == 0 and ("lcm seed 0, 4 steps: 16/16" in outcome.err) == (not kept)
     new = copied.records["lcm", 4]
     assert new.metrics == old.metrics and new.diagnostics == old.diagnostics and new.cell == old.cell
     changed = {name for name, stamp in stamps(folder).items() if before.get(name) != stamp}
@@ -181,7 +191,7 @@ def test_records_of_older_weights_are_set_aside(cli: Command, tiny: Tiny, copied
     aside = copied.out / RESULTS / "records" / "superseded"
     assert len(list(aside.glob("*.json"))) == 3
     assert read_records(aside)[0].cell.label == "lcm" and (aside / old.file_name).is_file()
-    assert len(copied.records) == 17
+    assert len(copied.records) == 18
 
 
 def test_another_eval_set_has_a_folder_of_its_own(cli: Command, copied: Evaluated) -> None:
@@ -190,24 +200,25 @@ def test_another_eval_set_has_a_folder_of_its_own(cli: Command, copied: Evaluate
     assert cli("eval", "--steps", "1", *arguments, "--out", copied.out).status == 0
     assert stamps(copied.out / RESULTS) == before
     records = read_records(copied.out / "mini" / "results-validation-8")
-    assert {one.eval_set.name for one in records} == {"portraits-validation-8"} and len(records) == 3
+    assert {one.eval_set.name for one in records} == {"portraits-validation-8"} and len(records) == 4
 
 
 def test_json_is_json(cli: Command, grid: Evaluated) -> None:
     """Of ``leaderboard``, and of ``eval`` with all that it may have to say besides."""
     table = json.loads(cli("leaderboard", grid.out / RESULTS, "--json").out)
-    assert len(table) == 17 and {row["label"] for row in table} >= {"euler", *TRAINED}
+    assert len(table) == 18 and {row["label"] for row in table} >= {"euler", *TRAINED}
     assert json.loads(cli("eval", "--steps", "1", *CLIPS, "--json", "--out", grid.out).out) == table
 
 
-def test_json_is_json_while_work_is_done(cli: Command, copied: Evaluated) -> None:
+def test_json_is_json_while_work_is_done(cli: Command, copied: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress and notes go elsewhere."""
+    monkeypatch.setattr("w2svd_bench.evaluate.cell.run_key", lambda *given: uuid.uuid4().hex)
     for path in (copied.out / RESULTS / "records").glob("euler-steps1-*.json"):
         path.unlink()
     run = copied.out / "mini" / "lcm" / "seed0" / "run.json"
     run.write_text(json.dumps(json.loads(run.read_text()) | {"finished": False}))
     outcome = cli("eval", "--steps", "1", *CLIPS, "--json", "--out", copied.out)
-    assert len(json.loads(outcome.out)) == 17
+    assert len(json.loads(outcome.out)) == 18
     assert "is not finished and is left out" in outcome.err and "euler seed 0, 1 step" in outcome.err
 
 

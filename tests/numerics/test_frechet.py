@@ -1,4 +1,4 @@
-"""The Fréchet distance against closed forms, brute force and pytorch-fid."""
+"""The Fréchet distance against closed forms, brute force and pytorch-fid; its flags and its extrapolation."""
 
 from __future__ import annotations
 
@@ -6,25 +6,36 @@ import numpy as np
 import pytest
 
 from w2svd_bench.errors import BenchError
-from w2svd_bench.metrics.base import Features
+from w2svd_bench.metrics.base import FeatureNet, Features
 from w2svd_bench.metrics.frechet import (
     FrechetMetric,
     Moments,
     Reference,
     distance_of_moments,
+    extrapolated,
     frechet_distance,
     leave_out_distances,
 )
+from w2svd_bench.metrics.statistics import UNSTATED, Statistics
 from w2svd_bench.uncertainty import assign_groups, jackknife_se
+
+
+class Given(FeatureNet):
+    """Stands for whatever made the features that are given."""
+
+    id, weights_sha256, flags = "given", "0" * 64, ("of no net",)
+
+    def features(self, clips_BFHWC: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
 
 
 class Plain(FrechetMetric):
     """The distance of features that are given, without a network."""
 
-    name, version, id, weights_sha256 = "plain", 1, "plain", ""
+    name, version = "plain", 1
 
-    def features(self, clips_BFHWC: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+    def __init__(self) -> None:
+        super().__init__(Given())
 
 
 def cloud(seed: int, n: int, d: int, spread: float = 1.0, shift: float = 0.0) -> np.ndarray:
@@ -150,3 +161,96 @@ def test_a_broken_clip_is_named() -> None:
     values[4, 1, 0] = np.inf
     with pytest.raises(BenchError, match="clip 4"):
         Features(values)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "m", "d", "flags"),
+    [
+        (2048, 1, 2048, 4, ()),
+        (2047, 1, 2048, 4, ("n<2048",)),
+        (2048, 1, 2047, 4, ("n<2048",)),
+        (40, 60, 2048, 4, ("n<2048",)),  # clips count, not frames
+        (30, 1, 2048, 30, ("n<2048", "N<D")),
+        (31, 1, 2048, 30, ("n<2048",)),
+        (2048, 1, 30, 30, ("n<2048", "N<D")),
+        (15, 2, 2048, 30, ("n<2048", "N<D")),
+    ],
+)
+def test_small_sets_are_flagged(n: int, k: int, m: int, d: int, flags: tuple[str, ...]) -> None:
+    x, y = cloud(0, n * k, d).reshape(n, k, d), cloud(1, m, d)[:, None]
+    assert Plain().compare(Features(x), Features(y)).flags == ("of no net", *flags)
+
+
+def test_a_reference_may_be_known_by_its_moments() -> None:
+    x, y = Features(cloud(12, 300, 6)[:, None]), cloud(13, 2500, 6)
+    moments = Moments.of(y)
+    whole = Plain().compare(x, Features(y[:, None]))
+    by_moments = Plain().compare(x, moments)
+    assert by_moments == whole
+    assert Plain().compare(x, Moments.of(y[:100])).flags[-1] == "n<2048"  # at most 100 clips have 100 vectors
+    # Moments of 2500 frames may be those of few clips or of many: nothing is claimed.
+    many = Features(cloud(12, 2048, 6)[:, None])
+    assert Plain().compare(many, moments).flags == ("of no net",)
+    assert Plain().compare(many, Statistics(moments.mean_D, moments.covariance_DD)).flags == ("of no net", UNSTATED)
+    stated = Plain().statistics(Features(y.reshape(500, 5, 6)))
+    assert (stated.n, stated.clips, stated.net_id) == (2500, 500, "given")
+    score = Plain().compare(many, stated)
+    assert score.value == pytest.approx(Plain().compare(many, Features(y[:, None])).value, rel=1e-9)
+    assert score.flags == ("of no net", "n<2048")
+
+
+def test_statistics_of_another_net_are_refused() -> None:
+    y = cloud(13, 50, 6)
+    for origin in ({"net_id": "another"}, {"net_id": "given", "weights_sha256": "1" * 64}):
+        with pytest.raises(BenchError, match="another"):
+            Plain().compare(Features(y[:, None]), Statistics(y.mean(0), np.cov(y, rowvar=False), **origin))
+
+
+def relu_cloud(seed: int, n: int, d: int, spread: float = 1.0) -> np.ndarray:
+    """Non-negative vectors, as those behind an activation are."""
+    return np.maximum(cloud(seed, n, d, spread), 0)
+
+
+def test_the_extrapolation_takes_the_bias_of_few_clips_away() -> None:
+    d, n = 64, 64 * 8
+    reference = Reference.of(relu_cloud(14, 100_000, d))
+    truth = frechet_distance(relu_cloud(15, 100_000, d, 1.05), reference)
+    naive, ends = [], []
+    for seed in range(20):
+        x = relu_cloud(200 + seed, n, d, 1.05)
+        naive.append(frechet_distance(x, reference))
+        ends.append(extrapolated(x[:, None], reference))
+    found = np.array([end for end in ends if end is not None])
+    bias = np.mean(naive) - truth
+    assert len(found) >= 15
+    assert bias > 5 * np.std(naive) / np.sqrt(20)  # there is something to take away
+    assert abs(found.mean() - truth) < 0.1 * bias
+    seed = next(i for i, end in enumerate(ends) if end is not None)
+    x = relu_cloud(200 + seed, n, d, 1.05)
+    score = Plain().compare(Features(x[:, None]), Features(relu_cloud(14, 100_000, d)[:, None]))
+    assert score.infinity == pytest.approx(ends[seed], rel=1e-9)
+
+
+def test_the_extrapolation_does_not_depend_on_chance() -> None:
+    x, reference = relu_cloud(16, 400, 24)[:, None], Reference.of(relu_cloud(17, 3000, 24))
+    keys = [f"prompt {i // 4}" for i in range(400)]
+    assert extrapolated(x, reference, keys) is not None
+    assert extrapolated(x, reference, keys) == extrapolated(x.copy(), reference, list(keys))
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "d", "spread", "keys", "why"),
+    [
+        (255, 1, 64, 1.0, None, "fewer than four times as many vectors as dimensions"),
+        (400, 1, 24, 1.0, 7, "fewer than 8 prompts"),
+        (400, 1, 4, 3.0, None, "no line: the distance is large and has hardly a bias to take away"),
+        (50, 8, 64, 1.0, None, "a bent line: the frames of a clip are all the same, and clips fewer than dimensions"),
+    ],
+)
+def test_no_extrapolation_where_it_would_mislead(
+    n: int, k: int, d: int, spread: float, keys: int | None, why: str
+) -> None:
+    x, reference = relu_cloud(18, n, d, spread)[:, None].repeat(k, axis=1), relu_cloud(19, 4000, d)
+    named = None if keys is None else [str(i % keys) for i in range(n)]
+    assert extrapolated(x, Reference.of(reference), named) is None, why
+    assert Plain().compare(Features(x, named), Features(reference[:, None])).infinity is None

@@ -15,8 +15,7 @@ from w2svd_bench.data.portraits import captions, clips
 from w2svd_bench.errors import BenchError
 from w2svd_bench.metrics import diagnostics, mini_nets
 from w2svd_bench.metrics.base import CorpusMetric, Features
-from w2svd_bench.metrics.fid import MiniFid
-from w2svd_bench.metrics.fvd import MiniFvd
+from w2svd_bench.metrics.mini import MiniFid, MiniFvd
 from w2svd_bench.uncertainty import paired_difference
 
 GENERATED, REFERENCE = 192, 768

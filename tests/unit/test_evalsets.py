@@ -21,12 +21,13 @@ from w2svd_bench.evaluate.cacheset import CacheSet
 from w2svd_bench.evaluate.cell import evaluate, evaluate_floor
 from w2svd_bench.evaluate.evalset import ClipSet, PortraitSet
 from w2svd_bench.evaluate.pictures import write_video
+from w2svd_bench.evaluate.references import real_reference
 from w2svd_bench.evaluate.sampling import Subject, sample
 from w2svd_bench.evaluate.scoring import Bench
-from w2svd_bench.metrics.base import CorpusMetric
+from w2svd_bench.metrics.base import CorpusMetric, FeatureNet
 from w2svd_bench.metrics.diagnostics import Reader
-from w2svd_bench.metrics.fid import MiniFid
-from w2svd_bench.metrics.fvd import MiniFvd
+from w2svd_bench.metrics.frechet import FrechetMetric
+from w2svd_bench.metrics.mini import MiniFid, MiniFvd
 from w2svd_bench.record import SkippedScore
 from w2svd_bench.rng import clip_noise
 from w2svd_bench.samplers import Noise
@@ -52,7 +53,7 @@ def small(checkpoint: Path, folder: Path, num_frames: int) -> Path:
 
 
 def bench_of(eval_set: ClipSet, metrics: list[CorpusMetric], reader: Reader | None = None) -> Bench:
-    return Bench(eval_set, eval_set.reference(metrics, reader, quiet), metrics, reader)
+    return Bench(eval_set, real_reference(eval_set, metrics, reader, quiet), metrics, reader)
 
 
 def test_metrics_that_can_not_read_a_size_are_skipped_with_the_reason(
@@ -67,8 +68,8 @@ def test_metrics_that_can_not_read_a_size_are_skipped_with_the_reason(
     bench = bench_of(portraits, [MiniFid(), MiniFvd()])
     for record in (
         evaluate(Subject.untrained("euler", backbone), 1, bench, quiet),
-        evaluate_floor(backbone, bench, through_codec=False),
-        evaluate_floor(backbone, bench, through_codec=True),
+        evaluate_floor(backbone, bench, kind="raw"),
+        evaluate_floor(backbone, bench, kind="codec"),
     ):
         assert set(record.metrics) == {"fid[mini]", "fvd[mini]"}
         for score in record.metrics.values():
@@ -80,24 +81,24 @@ def test_metrics_that_can_not_read_a_size_are_skipped_with_the_reason(
 
 
 def test_a_metric_that_reads_any_size_is_scored_at_any_size(t2v_checkpoint: Path, tmp_path: Path) -> None:
-    class Brightness(MiniFid):
+    class Colours(FeatureNet):
         """The mean and spread of each frame's colours."""
 
-        name = "brightness"
-
-        def refuses(self, frames: int, height: int, width: int) -> str | None:
-            return None
+        id, weights_sha256 = "colours", ""
 
         def features(self, clips_BFHWC: np.ndarray) -> np.ndarray:
             frames = clips_BFHWC.astype(np.float32)
             return np.concatenate([frames.mean((2, 3)), frames.std((2, 3))], axis=2)
 
+    class Brightness(FrechetMetric):
+        name, version = "brightness", 1
+
     backbone = Backbone.load(str(small(t2v_checkpoint, tmp_path / "small", 5)))
     portraits = PortraitSet(backbone.side, 8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("w2svd_bench.evaluate.evalset.REFERENCE_CLIPS", 20)
-        bench = bench_of(portraits, [Brightness(), MiniFvd()])
-        record = evaluate_floor(backbone, bench, through_codec=False)
+        bench = bench_of(portraits, [Brightness(Colours()), MiniFvd()])
+        record = evaluate_floor(backbone, bench, kind="raw")
     assert record.metrics["brightness"].n == 8  # type: ignore[union-attr]
     assert isinstance(record.metrics["fvd[mini]"], SkippedScore)
 
@@ -142,7 +143,7 @@ def test_an_image_to_video_backbone_is_given_the_first_frame_of_each_clip(
         changed = (first.int() - second.int()).abs().float().mean((0, 2, 3, 4))
         assert changed[0] < 0.5 * changed[-1]
     bench = bench_of(portraits, [MiniFid()])
-    coded = evaluate_floor(backbone, bench, through_codec=True)
+    coded = evaluate_floor(backbone, bench, kind="codec")
     record = evaluate(subject, 1, bench, quiet)
     assert record.eval_set == coded.eval_set and record.eval_set.frames == 9 - skipped
     assert record.diagnostics["latent_std"] > 0
@@ -184,7 +185,7 @@ def test_held_out_clips_are_an_eval_set(
     assert np.array_equal(eval_set.real([4, 1]), frames[[4, 1]])
     fid = MiniFid()
     bench = bench_of(eval_set, [fid, MiniFvd()])
-    assert np.array_equal(bench.reference.features[fid.id].values_NKD, fid.features(frames))
+    assert np.array_equal(bench.reference.features[fid.net.id].values_NKD, fid.features(frames))
 
     subject = Subject.untrained("euler", Backbone.load("mini"))
     record = evaluate(subject, 1, bench, quiet)
@@ -195,8 +196,8 @@ def test_held_out_clips_are_an_eval_set(
     assert (described.num_clips, described.frames, described.height, described.fps) == (HELD_OUT, 17, 48, 12)
     assert str(videos) not in record.model_dump_json() and str(prepared.parent) not in record.model_dump_json()
 
-    assert eval_set.floors == (True,)  # raw clips would be held against themselves
-    floor = evaluate_floor(eval_set.cache.backbone, bench, through_codec=True)
+    assert eval_set.floors == ("codec",)  # raw clips would be held against themselves
+    floor = evaluate_floor(eval_set.cache.backbone, bench, kind="codec")
     for name, score in floor.metrics.items():
         assert score.value < record.metrics[name].value  # type: ignore[union-attr]
 
@@ -234,12 +235,12 @@ def test_other_videos_under_the_same_names_are_refused(prepared: Path, videos: P
     content = one.read_bytes()
     one.write_bytes(other.read_bytes())
     with pytest.raises(BenchError, match=f"{one.name} is not the video"):
-        eval_set.reference([MiniFid()], None, quiet)
+        real_reference(eval_set, [MiniFid()], None, quiet)
     one.write_bytes(content[:-2000])
     with pytest.raises(BenchError, match="can't be read again"):
-        eval_set.reference([MiniFid()], None, quiet)
+        real_reference(eval_set, [MiniFid()], None, quiet)
     one.write_bytes(content)
-    assert len(eval_set.reference([MiniFid()], None, quiet).features) == 1
+    assert len(real_reference(eval_set, [MiniFid()], None, quiet).features) == 1
 
 
 def test_features_of_replaced_videos_are_not_those_that_are_kept(prepared: Path, videos: Path, tmp_path: Path) -> None:
@@ -249,10 +250,10 @@ def test_features_of_replaced_videos_are_not_those_that_are_kept(prepared: Path,
     eval_set = CacheSet.open(prepared, "mini", "cpu", copied, at_most=512)
     asked: list[int] = []
     for _ in range(2):
-        eval_set.reference([MiniFid()], None, lambda done, total: asked.append(done))
+        real_reference(eval_set, [MiniFid()], None, lambda done, total: asked.append(done))
     assert asked == [HELD_OUT]
     (copied / eval_set.cache.entries[0].video).touch()
-    eval_set.reference([MiniFid()], None, lambda done, total: asked.append(done))
+    real_reference(eval_set, [MiniFid()], None, lambda done, total: asked.append(done))
     assert asked == [HELD_OUT] * 2
 
 
@@ -276,5 +277,5 @@ def test_image_to_video_clips_stand_for_themselves(i2v_token_replace: Path, vide
     assert cond.image_BCTHW is not None and torch.allclose(cond.image_BCTHW, ours.encode(first), atol=1e-4)
     latents = LatentCache.open(tmp_path / "cache", ours, "test").batch(range(3)).x0_BCTHW
     assert torch.equal(eval_set.latents(ours, range(3)), latents) and latents.shape[1:] == ours.latent_shape
-    coded = evaluate_floor(ours, bench_of(eval_set, [MiniFid()]), through_codec=True)
+    coded = evaluate_floor(ours, bench_of(eval_set, [MiniFid()]), kind="codec")
     assert coded.eval_set.frames == 9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,15 +16,15 @@ from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.data.portraits import clips
 from w2svd_bench.errors import BenchError
 from w2svd_bench.evaluate.cell import cell_of, evaluate, evaluate_floor, floor_cell
-from w2svd_bench.evaluate.evalset import PortraitSet, Reference, _save, shares
+from w2svd_bench.evaluate.evalset import PortraitSet, shares
 from w2svd_bench.evaluate.pictures import contact_sheet, read_picture, write_video
+from w2svd_bench.evaluate.references import Reference, real_reference
 from w2svd_bench.evaluate.sampling import Sampled, Subject, batch_size, sample
 from w2svd_bench.evaluate.scoring import Bench
 from w2svd_bench.flow import schedule
 from w2svd_bench.metrics.base import Features
 from w2svd_bench.metrics.diagnostics import Reader
-from w2svd_bench.metrics.fid import MiniFid
-from w2svd_bench.metrics.fvd import MiniFvd
+from w2svd_bench.metrics.mini import MiniFid, MiniFvd
 from w2svd_bench.record import Record, SkippedScore, read_records, write_record
 from w2svd_bench.rng import clip_noise
 from w2svd_bench.samplers import Sampler
@@ -51,7 +50,7 @@ def reference() -> tuple[tuple[MiniFid, MiniFvd], Reader, Reference]:
     """Eighty real clips: enough for a distance to be had, quick enough to be made here."""
     metrics, reader = (MiniFid(), MiniFvd()), Reader()
     real = clips("reference", range(80)).numpy()
-    return metrics, reader, Reference({m.id: Features(m.features(real)) for m in metrics}, reader(real))
+    return metrics, reader, Reference({m.net.id: Features(m.features(real)) for m in metrics}, reader(real))
 
 
 @pytest.fixture
@@ -160,9 +159,9 @@ def test_one_broken_clip_is_enough(subject: Subject, bench: Bench, monkeypatch: 
 
 def test_real_clips_set_the_floor(subject: Subject, bench: Bench) -> None:
     """Raw clips score best; a teacher of one step scores worse than both rows, by far."""
-    raw, coded = (evaluate_floor(subject.backbone, bench, through_codec) for through_codec in (False, True))
-    assert raw.cell == floor_cell(subject.backbone, bench.eval_set, False) and raw.cell.method == "real"
-    assert coded.cell == floor_cell(subject.backbone, bench.eval_set, True) and coded.cell.label != raw.cell.label
+    raw, coded = (evaluate_floor(subject.backbone, bench, kind) for kind in ("raw", "codec"))
+    assert raw.cell == floor_cell(subject.backbone, bench.eval_set, "raw") and raw.cell.method == "real"
+    assert coded.cell == floor_cell(subject.backbone, bench.eval_set, "codec") and coded.cell.label != raw.cell.label
     assert raw.cell.checkpoint_sha256 == "" and coded.cell.checkpoint_sha256 == subject.backbone.latents_sha256
     blurred = evaluate(subject, 1, bench, quiet)
     for name in ("fid[mini]", "fvd[mini]"):
@@ -208,36 +207,16 @@ def test_the_reference_is_made_once(subject: Subject, tmp_path: Path, monkeypatc
     metrics, reader, _ = reference()
     asked: list[int] = []
     portraits = PortraitSet(subject.backbone.side, 2)
-    first = portraits.reference(metrics, reader, lambda done, total: asked.append(done))
-    again = portraits.reference(metrics, reader, lambda done, total: asked.append(done))
+    first = real_reference(portraits, metrics, reader, lambda done, total: asked.append(done))
+    again = real_reference(portraits, metrics, reader, lambda done, total: asked.append(done))
     assert asked == [12]
     real = clips("reference", range(12)).numpy()
     for metric in metrics:
-        assert np.array_equal(first.features[metric.id].values_NKD, metric.features(real))
-        assert np.array_equal(first.features[metric.id].values_NKD, again.features[metric.id].values_NKD)
+        assert np.array_equal(first.features[metric.net.id].values_NKD, metric.features(real))
+        assert np.array_equal(first.features[metric.net.id].values_NKD, again.features[metric.net.id].values_NKD)
     assert first.readings is not None and again.readings is not None
     assert np.array_equal(first.readings, again.readings) and first.readings.shape[:2] == (12, 17)
     assert not list(tmp_path.rglob("*.tmp*"))
-
-
-def test_two_processes_may_keep_the_same_features_at_once(tmp_path: Path) -> None:
-    """`reproduce --jobs 2` does that: neither may trip over the other's half-written file."""
-    path, values = tmp_path / "features" / "one.npy", np.arange(10_000.0)
-    children = []
-    for _ in range(2):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                for _ in range(300):
-                    _save(path, values)
-                    np.load(path, allow_pickle=False)
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(child)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
-    assert np.array_equal(np.load(path), values)
 
 
 def test_a_contact_sheet_has_a_row_a_clip(tmp_path: Path) -> None:

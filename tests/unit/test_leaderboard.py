@@ -6,8 +6,9 @@ import io
 import random
 import re
 import statistics
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -15,72 +16,29 @@ from rich.console import Console
 
 from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard import Leaderboard, to_csv, to_latex, to_markdown, to_rich, write_leaderboard
-from w2svd_bench.leaderboard.table import Entry, Table, number
+from w2svd_bench.leaderboard.table import number
 from w2svd_bench.record import Record, read_records, write_record
 
-REASON = "the sampler needs more than 1 step"
+
+def _made_up() -> ModuleType:
+    """The module ``tests/records.py``, by its path: the tests are no package."""
+    path = Path(__file__).parents[1] / "records.py"
+    spec = spec_from_file_location("w2svd_bench_test_records", path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def score(value: float, se: float = 0.5, **other: Any) -> dict[str, Any]:
-    base = {"n": 512, "direction": "down", "version": 1, "id": "frechet of mini features", "weights_sha256": "cd" * 32}
-    return base | {"value": value, "se": se} | other
-
-
-def skipped(reason: str = REASON, **other: Any) -> dict[str, Any]:
-    return {"skipped": reason, "direction": "down", "version": 1} | other
-
-
-def make(label: str = "lcm", steps: int = 4, seed: int = 0, fid: Any = 10.0, cost: int = 100, **other: Any) -> Record:
-    """A record; ``other`` replaces whole sections or, as ``eval_set={...}``, some of a section's keys."""
-    data: dict[str, Any] = {
-        "cell": {
-            "backbone": "mini",
-            "method": label,
-            "label": label,
-            "checkpoint_sha256": "ab" * 32,
-            "steps": steps,
-            "seed": seed,
-            "eval_set": "test-512",
-        },
-        "sampling": {
-            "sampler": "ode", "nfe": steps, "guidance": 1.0, "shift": 3.0, "levels": [1.0, 0.5], "noise_seed": seed,
-        },
-        "metrics": {"fid[mini]": score(fid) if isinstance(fid, float) else fid},
-        "diagnostics": {"mouth": 0.25},
-        "eval_set": {
-            "name": "test-512", "num_clips": 512, "prompts_sha256": "ef" * 32, "reference": "reference-2048",
-            "reference_sha256": "01" * 32, "frames": 17, "height": 48, "width": 48, "fps": 12, "resize": "none",
-        },
-        "training": {
-            "iterations": 400, "updates": {"generator": 400, "fake": 900}, "network_evaluations": cost,
-            "seconds": 144.0, "peak_memory_bytes": 7,
-        },
-        "timing": {"sample_seconds_per_clip": 0.0123, "decode_seconds_per_clip": 0.002, "wall_seconds": 9.5},
-        "config": {"settings": {"alpha": 0.5}, "expected": {}},
-        "provenance": {},
-    }  # fmt: skip
-    for section, change in other.items():
-        data[section] = data[section] | change
-    return Record.model_validate(data)
-
-
-def real(fid: float = 1.0) -> Record:
-    return make("real (noise floor)", steps=0, fid=fid, cost=0, cell={"method": "real", "steps": 0})
-
-
-def grid() -> list[Record]:
-    """Three methods, three numbers of steps, two seeds of one of them, one cell that could not be sampled."""
-    found = [real(), make("euler", 28, fid=8.0, cost=0), make("euler", 4, fid=30.0, cost=0)]
-    found.append(make("euler", 1, fid=skipped(), cost=0))
-    for seed, fids in enumerate([(12.0, 20.0), (14.0, 23.0)]):
-        found += [make("lcm", 4, seed, fids[0], cost=500), make("lcm", 1, seed, fids[1], cost=500)]
-    found += [make("dmd_v2", 4, fid=11.0, cost=9000), make("dmd_v2", 1, fid=25.0, cost=9000)]
-    return found
-
-
-def column(table: Table, title: str) -> list[Entry]:
-    index = [one.title for one in table.columns].index(title)
-    return [row[index] for row in table.rows]
+_records = _made_up()
+REASON = _records.REASON
+check_latex = _records.check_latex
+column = _records.column
+grid = _records.grid
+make = _records.make
+real = _records.real
+score = _records.score
+skipped = _records.skipped
 
 
 def test_rows_and_their_order() -> None:
@@ -314,25 +272,6 @@ def test_markdown_escapes() -> None:
     assert "| a\\|b\\*\\<i>\\`x \\~ | 4 |" in text and "<sup>1</sup> no \\| pipe" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1, "every row has the same columns"
-
-
-def check_latex(text: str, columns: int) -> None:
-    """What a compiler would trip over: groups, environments, bare special characters, columns, other alphabets."""
-    assert text.isascii()
-    plain = re.sub(r"\\[{}]", "", text)
-    depth = 0
-    for character in plain:
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        assert depth >= 0
-    assert depth == 0
-    assert re.findall(r"\\begin{(\w+)}", text) == ["table", "tabular"]
-    assert re.findall(r"\\end{(\w+)}", text) == ["tabular", "table"]
-    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns}
-    assert all(not line.startswith(("[", "*")) for line in rows), "read as an argument of the break before it"
-    for line in text.splitlines():
-        assert not re.search(r"(?<!\\)[#%_~^]", line), line
-        assert len(re.findall(r"(?<!\\)\$", line)) % 2 == 0, line
 
 
 def test_latex() -> None:

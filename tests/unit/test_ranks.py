@@ -16,13 +16,13 @@ from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.data.portraits import clips
 from w2svd_bench.errors import BenchError
 from w2svd_bench.evaluate.cell import evaluate, evaluate_floor
-from w2svd_bench.evaluate.evalset import PortraitSet, Reference, shares
+from w2svd_bench.evaluate.evalset import PortraitSet, shares
+from w2svd_bench.evaluate.references import Reference, real_reference
 from w2svd_bench.evaluate.sampling import Subject
 from w2svd_bench.evaluate.scoring import Bench
 from w2svd_bench.metrics.base import CorpusMetric, Features
 from w2svd_bench.metrics.diagnostics import Reader
-from w2svd_bench.metrics.fid import MiniFid
-from w2svd_bench.metrics.fvd import MiniFvd
+from w2svd_bench.metrics.mini import MiniFid, MiniFvd
 from w2svd_bench.record import Record
 from w2svd_bench.world import World, retold, told
 
@@ -45,7 +45,7 @@ class Nets:
 @pytest.fixture(scope="module")
 def nets() -> Nets:
     metrics, reader, real = (MiniFid(), MiniFvd()), Reader(), clips("reference", range(REAL)).numpy()
-    return Nets(metrics, reader, Reference({m.id: Features(m.features(real)) for m in metrics}, reader(real)))
+    return Nets(metrics, reader, Reference({m.net.id: Features(m.features(real)) for m in metrics}, reader(real)))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_any_number_of_processes_finds_the_same_to_the_last_bit(subjects: list[S
         portraits = PortraitSet(subject.backbone.side, 16)
         bench = Bench(portraits, nets.reference, nets.metrics, nets.reader, world, 3)
         sampled = evaluate(subject, 2, bench, lambda done, total: asked.append(done))
-        return [sampled, evaluate_floor(subject.backbone, bench, through_codec=True)], asked
+        return [sampled, evaluate_floor(subject.backbone, bench, "codec")], asked
 
     alone, asked = cell(World())
     assert asked == [3, 6, 9, 12, 15, 16]
@@ -178,12 +178,12 @@ def test_ranks_make_the_reference_together(
 
     monkeypatch.setattr(PortraitSet, "reference_clips", counting)
     portraits = PortraitSet(subjects[0].backbone.side, 2)
-    made = on_ranks(2, lambda world: portraits.reference(nets.metrics, nets.reader, quiet, world, 3))
+    made = on_ranks(2, lambda world: real_reference(portraits, nets.metrics, nets.reader, quiet, world, 3))
     assert sorted(drawn) == list(range(10))
     real = clips("reference", range(10)).numpy()
-    kept = portraits.reference(nets.metrics, nets.reader, quiet)
+    kept = real_reference(portraits, nets.metrics, nets.reader, quiet, batch=3)
     for one in (*made, kept):
         for metric in nets.metrics:
-            assert np.array_equal(one.features[metric.id].values_NKD, metric.features(real))
+            assert np.array_equal(one.features[metric.net.id].values_NKD, metric.features(real))
         assert np.array_equal(one.readings, nets.reader(real))
     assert len(drawn) == 10

@@ -12,6 +12,7 @@ from rich.markup import escape
 from w2svd_bench import __version__
 from w2svd_bench.cli import (
     boards,
+    comparing,
     costing,
     data,
     evaluating,
@@ -20,7 +21,9 @@ from w2svd_bench.cli import (
     plugins,
     reproducing,
     sampling,
+    scoring,
     training,
+    weights,
 )
 from w2svd_bench.cli.arguments import spread
 from w2svd_bench.cli.launch import command_line
@@ -43,6 +46,9 @@ app.command("eval")(evaluating.evaluate)
 app.command("leaderboard")(boards.leaderboard)
 app.command("sample")(sampling.sample)
 app.command("export")(exporting.export)
+app.command("score")(scoring.score)
+app.command("compare")(comparing.compare)
+app.add_typer(weights.app, name="weights")
 app.add_typer(data.app, name="data")
 app.command("plan")(planning.plan)
 app.command("cost")(costing.cost)

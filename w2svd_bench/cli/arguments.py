@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from w2svd_bench.errors import BenchError
+from w2svd_bench.errors import BenchError, unknown_name
+from w2svd_bench.registry import METRICS
 
 # Flags that take several values: ``--steps 1 4 28``, ``--steps 1,4,28`` and ``--steps 1 --steps 4`` all work.
-MULTIPLE = ("--steps", "--methods", "--seeds", "--set")
+MULTIPLE = ("--steps", "--methods", "--seeds", "--set", "--metrics", "--against", "--need", "--for")
 
 
 def spread(arguments: Sequence[str]) -> list[str]:
@@ -52,3 +54,18 @@ def positive_integers(values: Sequence[str], flag: str) -> list[int]:
 def names(values: Sequence[str]) -> list[str]:
     """Reads ``["lcm", "dmd,w2svd"]`` as a list of names."""
     return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def metric_names(values: Sequence[str]) -> list[str]:
+    """Entry-point names of metrics, which may be written as in tables: ``fid[clean]`` is ``fid_clean``.
+
+    Raises:
+        BenchError: for a name that no metric has.
+    """
+    known, found = METRICS.names(), []
+    for value in values:
+        name = re.sub(r"[^a-z0-9]+", "_", value.lower()).strip("_")
+        if name not in known:
+            raise unknown_name("metric", value, known)
+        found.append(name)
+    return list(dict.fromkeys(found))

@@ -10,11 +10,11 @@ import typer
 from rich.markup import escape
 
 from w2svd_bench.cli import options
-from w2svd_bench.cli.arguments import names, positive_integers
+from w2svd_bench.cli.arguments import metric_names, names, positive_integers
 from w2svd_bench.cli.boards import show
 from w2svd_bench.cli.launch import relaunch
 from w2svd_bench.cli.progress import Reporter, errors, quiet
-from w2svd_bench.errors import BenchError
+from w2svd_bench.errors import BenchError, unknown_name
 from w2svd_bench.world import World
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from w2svd_bench.evaluate.evalset import ClipSet
 
 PORTRAITS = "portraits"
+AGAINST = ("real", "teacher")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Asked:
     videos: Path | None
     split: str
     clips: int
+    references: int | None = None
 
     def __post_init__(self) -> None:
         if self.split not in ("test", "validation"):
@@ -43,6 +45,9 @@ class Asked:
         if self.cache is not None and self.split != "test":
             why = "a cache has one split beside that for training: the held-out clips, test"
             raise BenchError(f"split {self.split!r} can't be had of a cache", why, "leave --split out")
+        if self.cache is not None and self.references is not None:
+            why = "a cache's reference is made of the prompts' own clips"
+            raise BenchError("--reference-clips goes with the procedural portraits", why, "leave it out")
         if self.cache is None and self.videos is not None:
             why = "the procedural portraits are drawn, not read"
             raise BenchError("--videos goes with the cache that was prepared from them", why, "add --data CACHE")
@@ -65,7 +70,30 @@ class Asked:
             return held_out.cache.backbone, held_out
         backbone = Backbone.for_recipe(source, device, recipe_of(Run.load(run), run))
         skipped = backbone.side.num_frames - backbone.decoded_frames
-        return backbone, PortraitSet(backbone.side, self.clips, self.split, skipped)
+        return backbone, PortraitSet(backbone.side, self.clips, self.split, skipped, self.references)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What to score by (entry-point names; None: what suits the clips), and against what."""
+
+    metrics: list[str] | None
+    against: list[str]
+
+    @classmethod
+    def of(cls, metrics: list[str] | None, against: list[str] | None) -> Measures:
+        """Reads the options; raises `BenchError` for a name that is none."""
+        compared = list(dict.fromkeys(names(against or [])) or AGAINST)
+        for name in compared:
+            if name not in AGAINST:
+                raise unknown_name("reference", name, AGAINST)
+        if "real" not in compared:
+            raise BenchError(
+                "sets can't be compared with the teacher alone",
+                "the rows of real clips and the diagnostics stand on the real reference",
+                "use --against real teacher",
+            )
+        return cls(metric_names(names(metrics)) if metrics else None, compared)
 
 
 def evaluate(
@@ -78,6 +106,19 @@ def evaluate(
     ] = None,
     clips: options.Clips = options.DEFAULT_CLIPS,
     split: options.Split = "test",
+    metrics: options.Metrics = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", help="What clips are compared with: real, teacher, or (by itself) both."),
+    ] = None,
+    reference_clips: Annotated[
+        int | None,
+        typer.Option(
+            "--reference-clips", min=8, help="Reference portraits, 2048 by itself; fewer are quicker to read."
+        ),
+    ] = None,
+    weights_dir: options.WeightsFolder = None,
+    vbench_python: options.VBenchPython = None,
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, help="Clips at a time; by itself as many as suit their size.")
     ] = None,
@@ -90,17 +131,25 @@ def evaluate(
 ) -> None:
     """Evaluate every run found at each number of steps, and end with the table; cells that are done are skipped.
 
+    Sets of clips are compared with real clips and with clips that the teacher makes of the same prompts in 28 steps
+    from other noise; rows of real clips and of the teacher against itself show what a perfect generator would get.
+    Scores that a cell has already are kept, and what was read of its clips is not read again; a metric over another net
+    has the clips made once more, so ask for all of them at once where clips are dear.
+
     With --data CACHE the prompts are the cache's held-out clips (at most --clips), and the reference their real frames
     where --videos says where they are, else the same clips decoded from their latents.
 
     Examples:
       w2svd-bench eval --steps 1 4 28
       w2svd-bench eval --steps 4 --methods lcm w2svd --split validation --clips 256
+      w2svd-bench eval --steps 1 4 28 --metrics fid fvd vbench
       w2svd-bench eval --backbone hunyuan --data caches/portraits --videos /data/videos --nproc 8
     """
     options.load_plugin(plugin)
     numbers = positive_integers(steps or [str(n) for n in options.DEFAULT_STEPS], "--steps")
-    asked = Asked(data, videos, split, clips)
+    asked = Asked(data, videos, split, clips, reference_clips)
+    measures = Measures.of(metrics, against)
+    options.set_metrics_environment(weights_dir, vbench_python)
     device = options.resolve_device(device)
     name = options.backbone_name(backbone)
     folders, unfinished = _runs(out, name, names(methods or []))
@@ -116,7 +165,7 @@ def evaluate(
     world = World.start(device)
     if world.lead:
         _note(unfinished)
-    results = _evaluate(backbone, asked, folders, numbers, out / name, world, batch)
+    results = _evaluate(backbone, asked, measures, folders, numbers, out / name, world, batch)
     world.stop()  # not after an error: leaving waits for processes that sit in a collective
     if world.lead and not quiet():
         show(results, as_json)
@@ -129,7 +178,14 @@ def _note(unfinished: list[Path]) -> None:
 
 
 def _evaluate(
-    source: str, asked: Asked, folders: list[Path], numbers: list[int], out: Path, world: World, batch: int | None
+    source: str,
+    asked: Asked,
+    measures: Measures,
+    folders: list[Path],
+    numbers: list[int],
+    out: Path,
+    world: World,
+    batch: int | None,
 ) -> Path:
     """Makes the grid and returns the folder of its results."""
     from w2svd_bench.evaluate.grid import Grid
@@ -137,23 +193,33 @@ def _evaluate(
     options.use_one_thread(world.device)
     opened, eval_set = world.together(lambda: asked.open(source, world.device, folders[0]))
     results = (
-        results_folder(out.parent, out.name, asked.split, asked.clips)
+        results_folder(out.parent, out.name, asked.split, asked.clips, asked.references)
         if asked.cache is None
         else out / f"results-{eval_set.name}"
     )
     with Reporter(silent=not world.lead) as report:
-        grid = Grid(source, opened, eval_set, results, report, world, batch)
+        grid = Grid(
+            source, opened, eval_set, results, report, world, batch, measures.metrics, "teacher" in measures.against
+        )
         world.together(lambda: grid.check(folders))
-        grid.floor()
-        for folder in folders:
-            grid.run(folder, numbers)
+        with grid:
+            grid.floor()
+            for folder in folders:
+                grid.run(folder, numbers)
     return results
 
 
-def results_folder(out: Path, backbone: str, split: str = "test", clips: int = options.DEFAULT_CLIPS) -> Path:
+def results_folder(
+    out: Path,
+    backbone: str,
+    split: str = "test",
+    clips: int = options.DEFAULT_CLIPS,
+    references: int | None = None,
+) -> Path:
     """Where the records and tables of a backbone's runs are; each eval set has its own, for tables never mix them."""
     default = (split, clips) == ("test", options.DEFAULT_CLIPS)
-    return out / backbone / ("results" if default else f"results-{split}-{clips}")
+    name = "results" if default else f"results-{split}-{clips}"
+    return out / backbone / (name if references is None else f"{name}-of-{references}")
 
 
 def _runs(out: Path, backbone: str, labels: list[str]) -> tuple[list[Path], list[Path]]:

@@ -25,9 +25,21 @@ Data = Annotated[
 ]
 Processes = Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine, one a GPU.")]
 Variant = Annotated[str, typer.Option("--variant", help="A variant of the recipe: 544p stands for hunyuan-544p.yaml.")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metrics", help="What to score by: --metrics fid fvd vbench. See docs/metrics.md for all."),
+]
+WeightsFolder = Annotated[
+    Path | None, typer.Option("--weights-dir", help="Folder of the feature nets' weights (see `weights list`).")
+]
+VBenchPython = Annotated[
+    Path | None,
+    typer.Option("--vbench-python", help="A Python that has vbench; without it uv builds an environment for it."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 RUNS = Path("runs")
+WEIGHTS_VARIABLE, VBENCH_VARIABLE = "W2SVD_BENCH_WEIGHTS", "W2SVD_BENCH_VBENCH_PYTHON"
 DEFAULT_STEPS = [1, 4, 28]
 DEFAULT_CLIPS = 512
 
@@ -79,6 +91,15 @@ def with_variant(recipe: str, variant: str) -> str:
 def load_plugin(path: Path | None) -> list[str]:
     """Registers the methods of ``--plugin``; returns their names."""
     return METHODS.load_file(path) if path is not None else []
+
+
+def set_metrics_environment(weights: Path | None, vbench_python: Path | None) -> None:
+    """Where metrics look for weights and for VBench's Python, for this process and those that it starts."""
+    import os
+
+    for variable, path in ((WEIGHTS_VARIABLE, weights), (VBENCH_VARIABLE, vbench_python)):
+        if path is not None:
+            os.environ[variable] = str(path.absolute())
 
 
 def use_one_thread(device: str) -> None:

@@ -113,8 +113,8 @@ def probe(path: Path, fps: float | None = None) -> Probe:
         images, times = _numbered_images(path, fps)
         height, width = _read_image(images[0]).shape[:2]
         return Probe(len(times), len(times) / (fps or 1), fps or 0, height, width, False, "images")
-    timeline = _timeline(path)
-    frame = next(_decode(path, timeline.pts_N[:1]))
+    timeline = read_timeline(path)
+    frame = next(decode(path, timeline.pts_N[:1]))
     turn, gaps = _rotation(frame), np.diff(timeline.times_N)
     usual = float(np.median(gaps)) if len(gaps) else 0.0
     height, width = (frame.width, frame.height) if turn % 180 else (frame.height, frame.width)
@@ -150,10 +150,10 @@ def read_clip(
         images, times = _numbered_images(path, fps)
         pictures = ((_read_image(images[i]), 1.0) for i in _choose_within(times, frames, window))
         return _stacked(pictures, frames)
-    timeline = _timeline(path)
+    timeline = read_timeline(path)
     chosen = _choose_within(timeline.times_N, frames, window)
-    decoded = _decode(path, timeline.pts_N[chosen])
-    return _stacked(((_upright(f), _turned(timeline.pixel_aspect, _rotation(f))) for f in decoded), frames)
+    decoded = decode(path, timeline.pts_N[chosen])
+    return _stacked(((upright(f), _turned(timeline.pixel_aspect, _rotation(f))) for f in decoded), frames)
 
 
 def choose(times_N: np.ndarray, frames: Frames) -> list[int]:
@@ -271,7 +271,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 @dataclass(frozen=True)
-class _Timeline:
+class Timeline:
     """When a file shows its frames: ticks (N,), ascending, and the length of a tick in seconds."""
 
     pts_N: np.ndarray
@@ -285,7 +285,7 @@ class _Timeline:
         return (self.pts_N - self.pts_N[0]) * self.tick
 
 
-def _timeline(path: Path) -> _Timeline:
+def read_timeline(path: Path) -> Timeline:
     """Reads all packets and decodes none, which also tells whether the file is whole."""
     with _opened(path) as (container, stream):
         shown, held, end = [], 0, 0.0
@@ -314,12 +314,12 @@ def _timeline(path: Path) -> _Timeline:
         pts = np.array(sorted(shown), dtype=np.int64)
         if (np.diff(pts) < 1).any():
             raise Rejected("two of its frames have the same presentation time")
-        return _Timeline(
+        return Timeline(
             pts, float(stream.time_base or 0), float(stream.sample_aspect_ratio or 1), stream.codec_context.name
         )
 
 
-def _decode(path: Path, pts_F: np.ndarray) -> Iterator[VideoFrame]:
+def decode(path: Path, pts_F: np.ndarray) -> Iterator[VideoFrame]:
     """The frames of the given presentation times, which ascend: exactly these, or an error.
 
     Seeking is not exact in every container, and a decoder may lack what came before: where it does not lead to every
@@ -368,7 +368,7 @@ def _turned(pixel_aspect: float, turn: int) -> float:
     return 1 / pixel_aspect if turn % 180 else pixel_aspect
 
 
-def _upright(frame: VideoFrame) -> np.ndarray:
+def upright(frame: VideoFrame) -> np.ndarray:
     """A decoded frame as uint8 RGB (H, W, 3), turned as it is to be shown.
 
     The file's own colour matrix and range are used; BT.601 where it names none, as FFmpeg does.

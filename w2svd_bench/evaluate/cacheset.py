@@ -22,7 +22,7 @@ from w2svd_bench.config import Video, validated
 from w2svd_bench.data.cache import Index, LatentCache
 from w2svd_bench.data.video import RESIZE_FILTER, Frames, Rejected, read_clip
 from w2svd_bench.errors import BenchError
-from w2svd_bench.evaluate.evalset import ClipSet
+from w2svd_bench.evaluate.evalset import ClipSet, RealFloor
 from w2svd_bench.record import EvalSet, canonical_hash
 from w2svd_bench.types import Cond
 
@@ -89,8 +89,8 @@ class CacheSet(ClipSet):
         return [clip.id for clip in self.cache.entries[: self.num_clips]]
 
     @property
-    def floors(self) -> Sequence[bool]:
-        return () if self.videos is None else (True,)
+    def floors(self) -> Sequence[RealFloor]:
+        return () if self.videos is None else ("codec",)
 
     def conditioning(self, backbone: Backbone, indices: Sequence[int]) -> Cond:
         return self.cache.cond(indices).to(backbone.device)
@@ -103,6 +103,11 @@ class CacheSet(ClipSet):
             return self._shown(self._read(self.videos, indices))
         batch = self.cache.batch(indices)
         return self.cache.backbone.decode(batch.x0_BCTHW, batch.cond).numpy()
+
+    def given(self, indices: Sequence[int]) -> np.ndarray:
+        if self.videos is not None:
+            return self._read(self.videos, indices)[:, 0]
+        return self.cache.backbone.decode(self.cache.batch(indices).x0_BCTHW, self.cache.cond(indices))[:, 0].numpy()
 
     def describe(self) -> EvalSet:
         side, clips = self.cache.backbone.side, self.cache.entries[: self.num_clips]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.errors import UnsupportedSteps
-from w2svd_bench.evaluate.evalset import ClipSet, Progress
+from w2svd_bench.evaluate.evalset import ClipSet, Progress, RealFloor
+from w2svd_bench.evaluate.origin import real_key, run_key, teacher_key
+from w2svd_bench.evaluate.references import TEACHER_STEPS, teacher_clips, teacher_sampler
 from w2svd_bench.evaluate.sampling import Sampled, Subject, now, sample
-from w2svd_bench.evaluate.scoring import Bench, Clips, parts_of
-from w2svd_bench.record import Cell, Record, Sampling, SkippedScore, Timing, TrainingCost
+from w2svd_bench.evaluate.scoring import Bench
+from w2svd_bench.evaluate.store import ClipLog
+from w2svd_bench.record import Cell, Record, Sampling, Timing, TrainingCost
 from w2svd_bench.samplers import Sampler
 from w2svd_bench.types import Cond
 
@@ -51,9 +54,8 @@ def evaluate(
         sampler = subject.method.sampler(steps)
     except UnsupportedSteps as error:
         nothing = Sampler("ode", tuple([1.0] * steps + [0.0]))
-        return _record(
-            subject, steps, nothing, bench, _skipped(bench, error.what + ": " + error.why), {}, (0.0, 0.0), start
-        )
+        scores = bench.skipped(error.what + ": " + error.why)
+        return _record(subject, steps, nothing, bench, scores, {}, (0.0, 0.0), start)
 
     def made(batches: Sequence[range]) -> Iterator[Sampled]:
         def conditioning(indices: Sequence[int]) -> Cond:
@@ -63,17 +65,14 @@ def evaluate(
             watch(part)
             yield part
 
-    clips = Clips(bench, parts_of(bench, made, progress))
+    log = ClipLog(run_key(subject, sampler, bench.eval_set, bench.batch))
+    clips = bench.clips(made, progress, log, given=subject.backbone.side.task == "i2v")
     if clips.broken:
-        scores = _skipped(
-            bench, f"{clips.broken} of {len(bench.eval_set.prompts)} clips hold numbers that are not finite"
+        scores = bench.skipped(
+            f"{clips.broken} of {len(bench.eval_set.prompts)} clips hold numbers that are not finite"
         )
         return _record(subject, steps, sampler, bench, scores, {}, clips.seconds, start)
     return _record(subject, steps, sampler, bench, clips.scores(), clips.diagnostics(), clips.seconds, start)
-
-
-def _skipped(bench: Bench, reason: str) -> dict[str, Any]:
-    return {m.name: SkippedScore(skipped=reason, direction=m.direction, version=m.version) for m in bench.metrics}
 
 
 def _record(
@@ -117,48 +116,79 @@ def _record(
     )
 
 
-def floor_cell(backbone: Backbone, eval_set: ClipSet, through_codec: bool) -> Cell:
-    """The cell of real clips: raw, or encoded and decoded."""
+Floor = RealFloor | Literal["teacher"]
+_LABELS: dict[Floor, str] = {
+    "raw": "real (noise floor)",
+    "codec": "real, through the codec",
+    "teacher": f"teacher, {TEACHER_STEPS} steps (noise floor)",
+}
+
+
+def floor_cell(backbone: Backbone, eval_set: ClipSet, kind: Floor) -> Cell:
+    """The cell of a row that no generator can be expected to beat.
+
+    ``raw`` are the real clips of the set's own prompts, ``codec`` the same encoded and decoded, and ``teacher`` the
+    teacher's clips with other noise than those that it is a reference with.
+    """
+    weights = {"raw": "", "codec": backbone.latents_sha256, "teacher": backbone.teacher_sha256}
     return Cell(
         backbone=backbone.name,
-        method="real",
-        label="real, through the codec" if through_codec else "real (noise floor)",
-        checkpoint_sha256=backbone.latents_sha256 if through_codec else "",
-        steps=0,
+        method="teacher" if kind == "teacher" else "real",
+        label=_LABELS[kind],
+        checkpoint_sha256=weights[kind],
+        steps=TEACHER_STEPS if kind == "teacher" else 0,
         seed=0,
         eval_set=eval_set.name,
     )
 
 
 def evaluate_floor(
-    backbone: Backbone, bench: Bench, through_codec: bool, progress: Progress = lambda done, total: None
+    backbone: Backbone, bench: Bench, kind: Floor, progress: Progress = lambda done, total: None
 ) -> Record:
-    """The real clips of the eval set's own prompts: rows that no generator can be expected to beat."""
-    start, eval_set = time.perf_counter(), bench.eval_set
+    """The record of one of the rows of `floor_cell`."""
+    start, eval_set, side = time.perf_counter(), bench.eval_set, backbone.side
 
-    def real(batches: Sequence[range]) -> Iterator[Sampled]:
-        for indices in batches:
-            latents = eval_set.latents(backbone, indices)
-            before = now(backbone.device)
-            if through_codec:
-                # The given first frame of image-to-video is a part of the clip.
-                cond = eval_set.conditioning(backbone, indices) if backbone.given_frames else None
-                frames = backbone.decode(latents, cond)
-            else:
-                frames = torch.from_numpy(eval_set.real(indices))
-            seconds = now(backbone.device) - before if through_codec else 0.0
-            yield Sampled(list(indices), latents, frames, 0.0, seconds)
+    def real(indices: Sequence[int]) -> Sampled:
+        latents = eval_set.latents(backbone, indices)
+        before = now(backbone.device)
+        if kind == "codec":
+            # The given first frame of image-to-video is a part of the clip.
+            cond = eval_set.conditioning(backbone, indices) if backbone.given_frames else None
+            frames = backbone.decode(latents, cond)
+        else:
+            frames = torch.from_numpy(eval_set.real(indices))
+        seconds = now(backbone.device) - before if kind == "codec" else 0.0
+        return Sampled(list(indices), latents, frames, 0.0, seconds)
 
-    clips = Clips(bench, parts_of(bench, real, progress))
+    def made(batches: Sequence[range]) -> Iterable[Sampled]:
+        if kind == "teacher" and batches:
+            return teacher_clips(eval_set, backbone, batches, seed=0)
+        return map(real, batches)
+
+    sampler = teacher_sampler(backbone)
+    sampling = Sampling(sampler="none", nfe=0, guidance=0.0, shift=side.shift, levels=(), noise_seed=0)
+    if kind == "teacher":
+        key = teacher_key(backbone, sampler, eval_set, 0, bench.batch)
+        sampling = Sampling(
+            sampler=sampler.kind,
+            nfe=sampler.nfe,
+            guidance=side.guidance,
+            shift=side.shift,
+            levels=sampler.levels,
+            noise_seed=0,
+        )
+    else:
+        key = real_key(backbone, eval_set, kind == "codec", bench.batch)
+    clips = bench.clips(made, progress, ClipLog(key), given=side.task == "i2v")
     return Record(
-        cell=floor_cell(backbone, eval_set, through_codec),
-        sampling=Sampling(sampler="none", nfe=0, guidance=0.0, shift=backbone.side.shift, levels=(), noise_seed=0),
+        cell=floor_cell(backbone, eval_set, kind),
+        sampling=sampling,
         metrics=clips.scores(),
         diagnostics=clips.diagnostics(),
         eval_set=eval_set.describe(),
         training=TrainingCost(),
         timing=Timing(
-            sample_seconds_per_clip=0.0,
+            sample_seconds_per_clip=clips.seconds[0],
             decode_seconds_per_clip=clips.seconds[1],
             wall_seconds=time.perf_counter() - start,
         ),

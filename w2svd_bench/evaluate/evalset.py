@@ -2,17 +2,16 @@
 
 Of the procedural portraits, prompts come from one split, reference clips from another, and the teacher was trained on a
 third; no clip is in two of them. Held-out clips of a latent cache are in `cacheset`.
-Axes: B clips of a batch, N of a set, F frames, H, W pixels, P readings; latents are (B, C, T, h, w).
+Axes: B clips of a batch, F frames, H, W pixels; latents are (B, C, T, h, w).
 """
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -20,31 +19,15 @@ from torch import Tensor
 from w2svd_bench.backbones.base import Backbone, Side
 from w2svd_bench.data.palette import named_colours
 from w2svd_bench.data.portraits import RENDERER_VERSION, captions, clips
-from w2svd_bench.folders import cache_folder
-from w2svd_bench.metrics.base import CorpusMetric, Features
-from w2svd_bench.metrics.diagnostics import Colour, Reader
+from w2svd_bench.metrics.diagnostics import Colour
 from w2svd_bench.record import EvalSet, canonical_hash
 from w2svd_bench.types import Cond
 from w2svd_bench.world import World
 
 Progress = Callable[[int, int], None]
+RealFloor = Literal["raw", "codec"]  # real clips as they are, or encoded and decoded
 REFERENCE_SPLIT, REFERENCE_CLIPS = "reference", 2048
 BATCH = 64  # clips at a time, where they are as small as the miniature's
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What generated clips are held against.
-
-    Attributes:
-        features: of the reference clips, by metric id.
-        readings: the frame net's, (N, F, P); None where it can't read these clips.
-        refused: by metric id, why a metric can't read clips of this size.
-    """
-
-    features: Mapping[str, Features]
-    readings: np.ndarray | None = None
-    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class ClipSet(ABC):
@@ -72,8 +55,8 @@ class ClipSet(ABC):
 
     @property
     @abstractmethod
-    def floors(self) -> Sequence[bool]:
-        """Which rows of real clips say something: False for raw ones, True for those through the codec."""
+    def floors(self) -> Sequence[RealFloor]:
+        """Which rows of real clips say something."""
 
     @abstractmethod
     def conditioning(self, backbone: Backbone, indices: Sequence[int]) -> Cond:
@@ -86,6 +69,10 @@ class ClipSet(ABC):
     @abstractmethod
     def real(self, indices: Sequence[int]) -> np.ndarray:
         """The prompts' own real clips, uint8 (B, F, H, W, 3), of as many frames as a decoded clip has."""
+
+    @abstractmethod
+    def given(self, indices: Sequence[int]) -> np.ndarray:
+        """The first frames that image-to-video is given, uint8 (B, H, W, 3)."""
 
     @abstractmethod
     def describe(self) -> EvalSet:
@@ -102,55 +89,7 @@ class ClipSet(ABC):
 
     @abstractmethod
     def reference_key(self, extractor: str) -> str:
-        """A hash of all that the features of the reference clips depend on, for a way of extracting them."""
-
-    def reference(
-        self,
-        metrics: Sequence[CorpusMetric],
-        reader: Reader | None,
-        progress: Progress,
-        world: World | None = None,
-        batch: int = BATCH,
-    ) -> Reference:
-        """Features and readings of the reference clips, from the cache folder or made (by all processes) and put there.
-
-        A metric that can't read clips of this size is left out, with its reason.
-        """
-        world, size = world or World(), self.describe()
-        found = {metric.id: metric.refuses(size.frames, size.height, size.width) for metric in metrics}
-        refused = {name: reason for name, reason in found.items() if reason is not None}
-        extractors: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-            metric.id: metric.features for metric in metrics if metric.id not in refused
-        }
-        if reader is not None:
-            extractors[f"readings {reader.weights_sha256}"] = reader
-        arrays = world.agree(lambda: _kept(self._paths(extractors)))
-        if arrays is None:
-            own = world.together(lambda: self._extracted(extractors, progress, world, batch))
-            parts = sorted((part for share in world.gather(own) for part in share), key=lambda part: part[0])
-            arrays = {name: np.concatenate([part[name] for _, part in parts]) for name in extractors}
-            world.agree(lambda: _keep(self._paths(extractors), arrays))
-        readings = None if reader is None else arrays.pop(f"readings {reader.weights_sha256}")
-        return Reference({name: Features(values) for name, values in arrays.items()}, readings, refused)
-
-    def _paths(self, extractors: Mapping[str, object]) -> dict[str, Path]:
-        return {name: cache_folder() / "features" / f"{self.reference_key(name)[:32]}.npy" for name in extractors}
-
-    def _extracted(
-        self,
-        extractors: Mapping[str, Callable[[np.ndarray], np.ndarray]],
-        progress: Progress,
-        world: World,
-        batch: int,
-    ) -> list[tuple[int, dict[str, np.ndarray]]]:
-        """This process's share: the number of each batch's first clip, and what was extracted."""
-        parts, done = [], 0
-        for indices in shares(self.reference_count, batch, world):
-            frames = self.reference_clips(indices)
-            parts.append((indices[0], {name: extract(frames) for name, extract in extractors.items()}))
-            done += len(indices)
-            progress(min(self.reference_count, done * world.size), self.reference_count)
-        return parts
+        """A hash of all that what is made of the reference clips depends on: of the ``clips``, or of their features."""
 
 
 def shares(count: int, batch: int, world: World) -> list[range]:
@@ -165,17 +104,19 @@ def shares(count: int, batch: int, world: World) -> list[range]:
 
 @dataclass(frozen=True)
 class PortraitSet(ClipSet):
-    """``num_clips`` prompts of a split (``test``, or ``validation`` for tuning) and 2,048 raw renders as reference.
+    """``num_clips`` prompts of a split (``test``, or ``validation`` for tuning) and raw renders as reference.
 
     Attributes:
         side: the size of the clips.
         skipped: first frames that the backbone's decoding leaves out, and so the set does (see `Backbone.decode`).
+        references: how many reference clips; None: 2,048.
     """
 
     side: Side
     num_clips: int = 512
     split: str = "test"
     skipped: int = 0
+    references: int | None = None
 
     @property
     def name(self) -> str:
@@ -190,8 +131,8 @@ class PortraitSet(ClipSet):
         return [named_colours(prompt) for prompt in self.prompts]
 
     @property
-    def floors(self) -> Sequence[bool]:
-        return (False, True)
+    def floors(self) -> Sequence[RealFloor]:
+        return ("raw", "codec")
 
     def conditioning(self, backbone: Backbone, indices: Sequence[int]) -> Cond:
         """For image-to-video the given frame is the first one of the same clip."""
@@ -204,12 +145,15 @@ class PortraitSet(ClipSet):
     def real(self, indices: Sequence[int]) -> np.ndarray:
         return self._rendered(self.split, indices)[:, self.skipped :].numpy()
 
+    def given(self, indices: Sequence[int]) -> np.ndarray:
+        return self._rendered(self.split, indices)[:, 0].numpy()
+
     def describe(self) -> EvalSet:
         return EvalSet(
             name=self.name,
             num_clips=self.num_clips,
             prompts_sha256=canonical_hash(self.prompts),
-            reference=f"portraits-{REFERENCE_SPLIT}-{REFERENCE_CLIPS}",
+            reference=f"portraits-{REFERENCE_SPLIT}-{self.reference_count}",
             reference_sha256=self.reference_key("clips"),
             frames=self.side.num_frames - self.skipped,
             height=self.side.height,
@@ -220,7 +164,7 @@ class PortraitSet(ClipSet):
 
     @property
     def reference_count(self) -> int:
-        return REFERENCE_CLIPS
+        return REFERENCE_CLIPS if self.references is None else self.references
 
     def reference_clips(self, indices: Sequence[int]) -> np.ndarray:
         return self._rendered(REFERENCE_SPLIT, indices)[:, self.skipped :].numpy()
@@ -230,7 +174,7 @@ class PortraitSet(ClipSet):
         facts = {
             "renderer": RENDERER_VERSION,
             "split": REFERENCE_SPLIT,
-            "count": REFERENCE_CLIPS,
+            "count": self.reference_count,
             "geometry": [self.side.num_frames, self.side.height, self.side.width],
             "extractor": extractor,
         }
@@ -238,22 +182,3 @@ class PortraitSet(ClipSet):
 
     def _rendered(self, split: str, indices: Sequence[int]) -> Tensor:
         return clips(split, indices, self.side.num_frames, self.side.height, self.side.width)
-
-
-def _kept(paths: Mapping[str, Path]) -> dict[str, np.ndarray] | None:
-    """What earlier evaluations left, if it is all there."""
-    if not all(path.is_file() for path in paths.values()):
-        return None
-    return {name: np.load(path, allow_pickle=False) for name, path in paths.items()}
-
-
-def _keep(paths: Mapping[str, Path], arrays: Mapping[str, np.ndarray]) -> None:
-    for name, path in paths.items():
-        _save(path, arrays[name])
-
-
-def _save(path: Path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.tmp.npy")  # several evaluations may make the same at once
-    np.save(partial, values, allow_pickle=False)
-    partial.replace(path)

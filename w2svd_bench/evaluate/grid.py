@@ -16,14 +16,17 @@ import numpy as np
 
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.errors import BenchError, UnsupportedSteps
-from w2svd_bench.evaluate.cell import cell_of, evaluate, evaluate_floor, floor_cell, record_path
+from w2svd_bench.evaluate.cell import Floor, cell_of, evaluate, evaluate_floor, floor_cell, record_path
 from w2svd_bench.evaluate.evalset import ClipSet
 from w2svd_bench.evaluate.pictures import contact_sheet
+from w2svd_bench.evaluate.references import real_reference, teacher_reference
 from w2svd_bench.evaluate.sampling import Sampled, Subject, batch_size, recipe_of, sample
-from w2svd_bench.evaluate.scoring import Bench
-from w2svd_bench.metrics.base import CorpusMetric
+from w2svd_bench.evaluate.scoring import Bench, ids
+from w2svd_bench.evaluate.store import FeatureStore
+from w2svd_bench.metrics.base import ClipMetric, CorpusMetric, Metric
 from w2svd_bench.metrics.diagnostics import Reader
-from w2svd_bench.record import Cell, Record, Score, read_records, write_record
+from w2svd_bench.metrics.mini_nets import SIZE
+from w2svd_bench.record import Cell, EvalSet, Record, read_records, write_record
 from w2svd_bench.registry import METRICS
 from w2svd_bench.train.run import Run
 from w2svd_bench.types import Cond
@@ -32,7 +35,6 @@ from w2svd_bench.world import World
 # (what is being done, done, total)
 Report = Callable[[str, int, int], None]
 SHEET_CLIPS, SHEET_COLUMNS = 4, 5
-MINI_METRICS = ("fid_mini", "fvd_mini")  # entry-point names: those of the records have brackets
 
 Frames = dict[tuple[int, int], np.ndarray]  # clips (F, H, W, 3) by (steps, number)
 
@@ -47,6 +49,8 @@ class Grid:
         eval_set: what to evaluate on.
         out: ``out/records/*.json`` and ``out/sheets/*.png``.
         report: told how far named work has come.
+        metrics: entry-point names of what to score by; None: `default_metrics`.
+        against_teacher: whether sets are compared with clips of the teacher, too.
         world: the processes that share the clips out, and the device.
         batch: how many clips are made at a time; None: what suits their size.
     """
@@ -58,19 +62,30 @@ class Grid:
     report: Report
     world: World = field(default_factory=World)
     batch: int | None = None
+    metrics: Sequence[str] | None = None
+    against_teacher: bool = True
 
     @cached_property
     def bench(self) -> Bench:
         """The shared part, made when the first cell is looked at."""
         batch = self.batch or batch_size(self.backbone.latent_shape)
         metrics, reader = self.world.together(self._metrics)
-        tell = partial(self.report, "reference clips")
-        reference = self.eval_set.reference(metrics, reader, tell, self.world, batch)
-        return Bench(self.eval_set, reference, metrics, reader, self.world, batch)
+        corpus = [metric for metric in metrics if isinstance(metric, CorpusMetric)]
+        by_clip = [metric for metric in metrics if isinstance(metric, ClipMetric)]
+        store = FeatureStore()
+        shared = self.world, batch, store
+        reference = real_reference(self.eval_set, corpus, reader, partial(self.report, "reference clips"), *shared)
+        teacher = None
+        if self.against_teacher and corpus:
+            tell = partial(self.report, "the teacher's clips")
+            teacher = teacher_reference(self.eval_set, self.backbone, corpus, tell, *shared)
+        return Bench(self.eval_set, reference, corpus, reader, self.world, batch, teacher, by_clip, store)
 
-    def _metrics(self) -> tuple[list[CorpusMetric], Reader | None]:
-        metrics = [METRICS.get(name)(self.world.device) for name in MINI_METRICS]  # type: ignore[call-arg]
-        reader, size = Reader(self.world.device), self.eval_set.describe()
+    def _metrics(self) -> tuple[list[Metric], Reader | None]:
+        size = self.eval_set.describe()
+        names = default_metrics(size) if self.metrics is None else self.metrics
+        metrics = [METRICS.get(name)(self.world.device) for name in names]  # type: ignore[call-arg]
+        reader = Reader(self.world.device)
         readable = self.eval_set.colours is not None and not reader.refuses(size.frames, size.height, size.width)
         return metrics, reader if readable else None
 
@@ -80,12 +95,21 @@ class Grid:
             recipe = recipe_of(Run.load(folder), folder)
             self._refuse_other_size(folder, Backbone.for_recipe(self.source, self.world.device, recipe))
 
+    def __enter__(self) -> Grid:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if "bench" in self.__dict__:
+            for metric in self.bench.clip_metrics:
+                metric.close()
+
     def floor(self) -> None:
-        """The rows of real clips."""
-        for through_codec in self.eval_set.floors:
-            cell = floor_cell(self.backbone, self.eval_set, through_codec)
+        """The rows of real clips, and of the teacher against itself."""
+        kinds: list[Floor] = [*self.eval_set.floors]
+        for kind in [*kinds, "teacher"] if self.bench.teacher is not None else kinds:
+            cell = floor_cell(self.backbone, self.eval_set, kind)
             if self._begin(cell):
-                self._write(evaluate_floor(self.backbone, self.bench, through_codec, partial(self.report, cell.label)))
+                self._write(evaluate_floor(self.backbone, self.bench, kind, partial(self.report, cell.label)))
 
     def run(self, folder: Path, steps: Sequence[int]) -> int:
         """Evaluates one run at each number of steps that has no record yet; returns how many cells were new.
@@ -130,27 +154,47 @@ class Grid:
 
     def _begin(self, cell: Cell) -> bool:
         """Whether a cell is to be done; if so, what older weights left of it is set aside."""
-        wanted = {metric.name: metric.id for metric in self.bench.metrics}
+        wanted = self.bench.wanted()
 
         def decide() -> bool:
-            if self._done(cell, wanted):
+            old = self._old(cell)
+            if old is not None and self._has(old, wanted):
                 return False
-            self._set_aside(cell)
+            if old is None or not self._fits(old, wanted):
+                self._set_aside(cell)
             return True
 
         return self.world.agree(decide)
 
     def _write(self, record: Record) -> None:
-        self.world.agree(lambda: write_record(record, self.out / "records"))
+        """Writes a record. Scores by other metrics that an earlier record of the cell has are kept in it."""
 
-    def _done(self, cell: Cell, wanted: dict[str, str]) -> bool:
-        """Whether a record of the cell is there, of the same set and by the same metrics."""
-        folder = self.out / "records"
+        def merged() -> None:
+            old = self._old(record.cell)
+            others = {} if old is None else {k: v for k, v in old.metrics.items() if k not in record.metrics}
+            if old is None or not others:
+                write_record(record, self.out / "records")
+                return
+            earlier = [*old.provenance.get("earlier", []), {k: v for k, v in old.provenance.items() if k != "earlier"}]
+            update = {"metrics": others | record.metrics, "provenance": record.provenance | {"earlier": earlier}}
+            write_record(record.model_copy(update=update), self.out / "records")
+
+        self.world.agree(merged)
+
+    def _old(self, cell: Cell) -> Record | None:
+        """The record of the cell that is there already."""
         if not record_path(self.out, cell).is_file():
-            return False
-        (record,) = (one for one in read_records(folder) if one.cell == cell)
-        measured = {name: score.id for name, score in record.metrics.items() if isinstance(score, Score)}
-        return record.eval_set == self.eval_set.describe() and all(wanted.get(k) == v for k, v in measured.items())
+            return None
+        return next(one for one in read_records(self.out / "records") if one.cell == cell)
+
+    def _has(self, record: Record, wanted: dict[str, str]) -> bool:
+        """Whether a record has all that is wanted, of the same set and by the same metrics."""
+        return self._fits(record, wanted) and wanted.keys() <= record.metrics.keys()
+
+    def _fits(self, record: Record, wanted: dict[str, str]) -> bool:
+        """Whether what a record has is of the same set, and what is wanted of it was measured in the same way."""
+        same = all(wanted.get(name, measured) == measured for name, measured in ids(record.metrics).items())
+        return record.eval_set == self.eval_set.describe() and same
 
     def _set_aside(self, cell: Cell) -> None:
         """Moves records of this very cell that older weights left to ``records/superseded``: nothing is lost, and the
@@ -202,6 +246,11 @@ class Grid:
             for part in made
             for index, clip in zip(part.indices, part.frames.numpy(), strict=True)
         }
+
+
+def default_metrics(size: EvalSet) -> list[str]:
+    """The miniature's own metrics for clips of its size, and those of papers for all others."""
+    return ["fid_mini", "fvd_mini"] if (size.frames, size.height, size.width) == SIZE else ["fid", "fvd"]
 
 
 def _few(clip_FHWC: np.ndarray) -> np.ndarray:

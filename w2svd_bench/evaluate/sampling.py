@@ -96,10 +96,10 @@ class Subject:
 
 @dataclass
 class Sampled:
-    """A batch of clips with the latents they were decoded from, and the seconds that both took."""
+    """A batch of clips, the latents they were decoded from (None: from none), and the seconds that both took."""
 
     indices: list[int]
-    latents: Tensor
+    latents: Tensor | None
     frames: Tensor
     sample_seconds: float
     decode_seconds: float
@@ -115,9 +115,21 @@ def batch_size(latent_shape: Sequence[int]) -> int:
     return max(1, min(BATCH, POSITIONS // math.prod(latent_shape[1:])))
 
 
-@torch.no_grad()
 def sample(
     subject: Subject, sampler: Sampler, conditioning: Conditioning, batches: Iterable[Sequence[int]], seed: int
+) -> Iterator[Sampled]:
+    """Samples the clips of the given numbers from a run: see `sample_network`."""
+    return sample_network(subject.backbone, subject.network, sampler, conditioning, batches, seed)
+
+
+@torch.no_grad()
+def sample_network(
+    backbone: Backbone,
+    network: Network,
+    sampler: Sampler,
+    conditioning: Conditioning,
+    batches: Iterable[Sequence[int]],
+    seed: int,
 ) -> Iterator[Sampled]:
     """Samples the clips of the given numbers; clip k is the same in any batch (up to rounding in batched sums).
 
@@ -126,14 +138,14 @@ def sample(
         batches: the numbers of the clips to sample together.
         seed: of the noise.
     """
-    backbone, device = subject.backbone, subject.backbone.device
+    device = backbone.device
     for indices in batches:
         cond = conditioning(indices)
         drawn = range(1 if sampler.kind == "ode" else sampler.nfe)  # Euler's method starts from noise and adds none
         fresh = [clip_noise(backbone.latent_shape, seed, indices, step).to(device) for step in drawn]
         fresh[0] = backbone.start(fresh[0], cond)
         start = now(device)
-        latents = sampler(subject.network.velocity, cond, fresh.__getitem__)
+        latents = sampler(network.velocity, cond, fresh.__getitem__)
         middle = now(device)
         frames = backbone.decode(latents, cond)
         yield Sampled(list(indices), latents, frames, middle - start, now(device) - middle)

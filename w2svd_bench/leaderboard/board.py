@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from w2svd_bench.errors import BenchError, unknown_name
 from w2svd_bench.leaderboard.rows import Row, ordered, refuse_duplicates, refuse_mixtures, rows_of
-from w2svd_bench.leaderboard.table import Table, build
+from w2svd_bench.leaderboard.table import Table, build, told_invalid
 from w2svd_bench.record import Record, Score
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _CELL_COLUMNS = ("backbone", "method", "label", "steps", "nfe", "seed", "num_clips")
+# What follows a metric's name in its columns: those that every metric has, and those that some record has to need.
+_ALWAYS = ("", " se")
+_SOMETIMES = (" inf", " flags", " invalid")
 _COST_COLUMNS = (
     "sample_seconds_per_clip",
     "training_iterations",
@@ -53,12 +56,19 @@ class Leaderboard:
         return sorted({row.backbone for row in self.rows})
 
     def wide(self) -> pd.DataFrame:
-        """One line a record, with every number in full; a score that could not be had is missing (NaN)."""
+        """One line a record, with every number in full; a score that could not be had is missing (NaN).
+
+        A metric has columns for its value and its standard error and, where some record needs them, for the value
+        extrapolated to infinitely many clips ("fid inf", which has no standard error and so stands in no other table),
+        its flags, and its clips without a value, by reason.
+        """
         import pandas as pd
 
         metrics = sorted({name for one in self.records for name in one.metrics})
         diagnostics = sorted({name for one in self.records for name in one.diagnostics})
-        scores = [column for name in metrics for column in (name, f"{name} se")]
+        needed = {column for one in self.records for column in _score_columns(one)}
+        needed |= {f"{name}{more}" for name in metrics for more in _ALWAYS}
+        scores = [f"{name}{more}" for name in metrics for more in _ALWAYS + _SOMETIMES if f"{name}{more}" in needed]
         columns = [*_CELL_COLUMNS, *scores, *diagnostics, *_COST_COLUMNS]
         twice = sorted({name for name in columns if columns.count(name) > 1})
         if twice:
@@ -88,6 +98,20 @@ class Leaderboard:
         return [self.table(backbone, diagnostics) for backbone in self.backbones]
 
 
+def _score_columns(one: Record) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for name, score in one.metrics.items():
+        if isinstance(score, Score):
+            columns |= {name: score.value, f"{name} se": score.se}
+            if score.infinity is not None:
+                columns[f"{name} inf"] = score.infinity
+            if score.flags:
+                columns[f"{name} flags"] = "; ".join(score.flags)
+            if any(score.invalid.values()):
+                columns[f"{name} invalid"] = told_invalid(score.invalid)
+    return columns
+
+
 def _line(one: Record) -> dict[str, Any]:
     line: dict[str, Any] = {
         "backbone": one.cell.backbone,
@@ -98,10 +122,8 @@ def _line(one: Record) -> dict[str, Any]:
         "seed": one.cell.seed,
         "num_clips": one.eval_set.num_clips,
     }
-    for name, score in one.metrics.items():
-        if isinstance(score, Score):
-            line |= {name: score.value, f"{name} se": score.se}
     return line | {
+        **_score_columns(one),
         **one.diagnostics,
         "sample_seconds_per_clip": one.timing.sample_seconds_per_clip,
         "training_iterations": one.training.iterations,

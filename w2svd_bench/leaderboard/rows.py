@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from w2svd_bench.errors import BenchError
 from w2svd_bench.record import Record, Score, SkippedScore
 
-# Records of real clips against the reference clips: the noise floor, shown on top and never best.
-REFERENCE_METHOD = "real"
+# What no generator can be expected to beat, in the order in which it is shown on top; never best. Real clips against
+# the reference clips are the noise floor of that reference, the teacher's against its own those of the teacher's.
+REFERENCE_METHODS = ("real", "teacher")
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A score over seeds: with two seeds or more the interval is their SD, with one the score's standard error."""
+    """A score over seeds: with two seeds or more the interval is their SD, with one the score's standard error.
+
+    Attributes:
+        interval: None where there is one seed, and its score has no standard error (it is of one prompt).
+        num_clips: clips of a seed; more than one entry where the seeds differ.
+        flags: of all seeds, in order.
+        invalid: over all seeds, how many clips have no value, by reason.
+    """
 
     value: float
-    interval: float
+    interval: float | None
     num_seeds: int
-    num_clips: tuple[int, ...]  # clips of a seed; more than one entry where the seeds differ
+    num_clips: tuple[int, ...]
+    flags: tuple[str, ...] = ()
+    invalid: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,11 +56,11 @@ class Row:
 
     @property
     def is_reference(self) -> bool:
-        return self.method == REFERENCE_METHOD
+        return self.method in REFERENCE_METHODS
 
 
 def ordered(records: Sequence[Record]) -> list[Record]:
-    """Records by backbone; within one, the noise floor first, then labels by what their training cost, then steps."""
+    """Records by backbone; within one, the noise floors first, then labels by what their training cost, then steps."""
     # A label's cost is that of its dearest record, so that its rows stay together.
     costs: dict[tuple[str, str], int] = {}
     for one in records:
@@ -59,7 +70,9 @@ def ordered(records: Sequence[Record]) -> list[Record]:
     def place(one: Record) -> tuple[Any, ...]:
         cell = one.cell
         cost = costs[cell.backbone, cell.label]
-        return cell.backbone, cell.method != REFERENCE_METHOD, cost, cell.label, cell.steps, cell.seed, cell.id
+        reference = cell.method in REFERENCE_METHODS
+        rank = REFERENCE_METHODS.index(cell.method) if reference else len(REFERENCE_METHODS)
+        return cell.backbone, rank, cost, cell.label, cell.steps, cell.seed, cell.id
 
     return sorted(records, key=place)
 
@@ -81,9 +94,9 @@ def refuse_duplicates(records: Sequence[Record]) -> None:
 def refuse_mixtures(records: Sequence[Record]) -> None:
     """Raises BenchError where records of one backbone can't be compared, or those of one row not be averaged.
 
-    All must have the same eval set and, metric by metric, the same version, direction, identity and weights. Those of
-    one label must have the same method and config, and at the same steps the same sampling; the seed of the noise may
-    differ.
+    All must have the same eval set and, metric by metric, the same version, direction, identity, weights and reference;
+    flags may differ, since they are shown. Those of one label must have the same method and config, and at the same
+    steps the same sampling; the seed of the noise may differ.
     """
     seen: dict[tuple[Any, ...], tuple[Record, dict[str, Any]]] = {}
 
@@ -106,7 +119,7 @@ def refuse_mixtures(records: Sequence[Record]) -> None:
             shared = score.model_dump(include={"version", "direction"})
             agree((cell.backbone, "metric", name), one, _flat(shared, path))
             if isinstance(score, Score):  # what was skipped was measured by nothing
-                measured_by = score.model_dump(include={"id", "weights_sha256"})
+                measured_by = score.model_dump(include={"id", "weights_sha256", "reference"})
                 agree((cell.backbone, "measured by", name), one, _flat(measured_by, path))
         # The values that a recipe expects say nothing about how a model was trained.
         config = {key: value for key, value in one.config.items() if key != "expected"}
@@ -163,8 +176,17 @@ def _mean(name: str, records: Sequence[Record]) -> Mean | str:
         )
         return "; ".join(parts)
     values = [score.value for score in scores]
-    interval = statistics.stdev(values) if len(values) > 1 else scores[0].se
-    return Mean(statistics.fmean(values), interval, len(values), tuple(sorted({score.n for score in scores})))
+    invalid: Counter[str] = Counter()
+    for score in scores:
+        invalid.update(score.invalid)
+    return Mean(
+        value=statistics.fmean(values),
+        interval=statistics.stdev(values) if len(values) > 1 else scores[0].se,
+        num_seeds=len(values),
+        num_clips=tuple(sorted({score.n for score in scores})),
+        flags=tuple(dict.fromkeys(flag for score in scores for flag in score.flags)),
+        invalid=+invalid,  # without those that none has
+    )
 
 
 def _flat(value: Any, path: str) -> dict[str, Any]:

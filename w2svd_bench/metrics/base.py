@@ -1,24 +1,26 @@
-"""What a metric is: a number for one clip (`ClipMetric`), or a number for a set of clips (`CorpusMetric`).
+"""What a metric is: numbers for each clip (`ClipMetric`), or one number for a set of clips (`CorpusMetric`).
 
-A corpus metric works in two stages. `features` turns each clip into a few vectors, clip by clip, so the vectors can be
-made anywhere, in any order, and be kept; `compare` turns two sets of them into one number with its uncertainty, and
-needs no network any more. Axes: N clips of a set, B clips of a batch, K vectors a clip, D numbers a vector, F frames,
-H, W pixels.
+A corpus metric stands on a `FeatureNet`, which turns each clip into a few vectors, clip by clip, so that the vectors
+can be made anywhere, in any order, be kept, and be shared by all metrics over the same net; `compare` turns two sets of
+them into one number with its uncertainty, and needs no network any more. Axes: N clips of a set, B clips of a batch,
+K vectors a clip, D numbers a vector, F frames, H, W pixels.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from w2svd_bench.errors import BenchError
-from w2svd_bench.types import Clip, Skipped
+from w2svd_bench.types import Skipped
 
 Direction = Literal["up", "down"]  # where better is
+STAND_IN = "stand-in weights"  # the flag of a net whose weights are random, for tests and trials
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,7 @@ class Features:
             raise BenchError(
                 f"features of shape {shape}",
                 "features have three axes: clips, vectors a clip, numbers a vector",
-                "pass what `CorpusMetric.features` returned, batches joined along axis 0",
+                "pass what `FeatureNet.features` returned, batches joined along axis 0",
             )
         if self.keys is not None and len(self.keys) != shape[0]:
             raise BenchError(
@@ -73,62 +75,176 @@ class Score:
         n: generated clips.
         leave_out: the metric without each of the jackknife's groups, in order. Two scores of clips with the same keys
             are compared with `uncertainty.paired_difference` from these alone.
+        flags: what a reader has to know before comparing the number with another one: "n<2048", "N<D", ...
+        infinity: the value extrapolated to infinitely many clips, where that can be done well; else None.
     """
 
     value: float
     se: float
     n: int
     leave_out: tuple[float, ...]
+    flags: tuple[str, ...] = ()
+    infinity: float | None = None
 
 
-class CorpusMetric(ABC):
+class FeatureNet(ABC):
+    """A fixed network with all that stands between a clip's pixels and its features."""
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """Every choice that the features depend on, the weights' sha256 among them, in one line.
+
+        Equal ids mean equal features of equal clips: features are kept under it.
+        """
+
+    @property
+    @abstractmethod
+    def weights_sha256(self) -> str:
+        """The sha256 of the file of weights."""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a reader has to know about the weights; `STAND_IN` where they are no real ones."""
+        return ()
+
+    def refuses(self, frames: int, height: int, width: int) -> str | None:
+        """Why the net can't read clips of this size; None if it can, as one that resizes does."""
+        return None
+
+    @abstractmethod
+    def features(self, clips_BFHWC: np.ndarray) -> np.ndarray:
+        """The features of a batch of uint8 clips, float32 (B, K, D); on a CPU a clip's features don't depend on its
+        batch, to the last bit.
+        """
+
+
+class Metric(ABC):
+    """What all metrics share. A metric is made with the name of a device ("cpu", "cuda", ...) as its only argument,
+    which loads its network.
+
+    Attributes:
+        name: what tables call it.
+        version: raised whenever the same clips would get another number.
+        direction: where better is.
+    """
+
+    name: str
+    version: ClassVar[int]
+    direction: ClassVar[Direction]
+
+
+class CorpusMetric(Metric):
     """A distance between a set of generated clips and a set of reference clips.
 
-    Subclasses take ``device`` ("cpu", "cuda", ...) as their only argument; making one loads its network.
+    Args:
+        net: whose features it compares. Where its weights are stand-ins the name says so: `fid[stand-in]`.
 
     Attributes:
         least_clips: how many clips, of prompts that differ, either set needs for a number that is worth writing down.
             Eight leave-one-out values tell a standard error to about a quarter of itself; fewer tell nothing.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int]  # raised whenever the same clips would get another number
-    direction: ClassVar[Direction]
     least_clips: ClassVar[int] = 8
 
-    def refuses(self, frames: int, height: int, width: int) -> str | None:
-        """Why the metric can't read clips of this size; None if it can, as one that resizes does."""
-        return None
+    def __init__(self, net: FeatureNet) -> None:
+        self.net = net
+        if STAND_IN in net.flags:
+            self.name = f"{self.name}[stand-in]"
 
     @property
-    @abstractmethod
     def id(self) -> str:
         """Every choice that the number depends on, in one line; scores with different ids are never compared."""
+        return f"{self.name} v{self.version}; {self.net.id}; {self.distance}"
 
     @property
     @abstractmethod
+    def distance(self) -> str:
+        """The part of the id that says how features are compared, and how the standard error is had."""
+
+    @property
     def weights_sha256(self) -> str:
         """The sha256 of the file of weights that the features come from."""
+        return self.net.weights_sha256
 
-    @abstractmethod
+    def refuses(self, frames: int, height: int, width: int) -> str | None:
+        """Why the metric can't read clips of this size; None if it can."""
+        return self.net.refuses(frames, height, width)
+
     def features(self, clips_BFHWC: np.ndarray) -> np.ndarray:
-        """The features of a batch of uint8 clips, float32 (B, K, D); a clip's features don't depend on its batch."""
+        """The features of a batch of uint8 clips, float32 (B, K, D)."""
+        return self.net.features(clips_BFHWC)
 
     @abstractmethod
     def compare(self, generated: Features, reference: Features) -> Score:
         """The distance of the generated set from the reference set; the counts may differ, K and D may not."""
 
 
-class ClipMetric(ABC):
-    """A number for each clip by itself; sets are summed up with `uncertainty.cluster_bootstrap`."""
+@dataclass(frozen=True)
+class ClipFile:
+    """A clip on disk, for metrics that are computed by other programs.
 
-    name: ClassVar[str]
-    version: ClassVar[int]
-    direction: ClassVar[Direction]
+    Attributes:
+        path: a video file, absolute.
+        key: what the clip belongs to when uncertainty is estimated; its prompt, as a rule.
+        prompt: None where it is not known.
+        frames, height, width, fps: as they are in the file.
+        image: the given first frame of image-to-video, as an image file; None where there is none.
+    """
+
+    path: Path
+    key: str
+    prompt: str | None
+    frames: int
+    height: int
+    width: int
+    fps: float
+    image: Path | None = None
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One of the numbers that a `ClipMetric` gives for each clip: see `Metric` and `CorpusMetric` for the fields."""
+
+    name: str
+    direction: Direction
+    version: int
+    id: str
+    weights_sha256: str | None = None
+    flags: tuple[str, ...] = ()
+
+
+class ClipMetric(Metric):
+    """Numbers for each clip by itself; a set's are summed up with `uncertainty.cluster_bootstrap`.
+
+    Attributes:
+        least_side: clips that are made here and whose shorter side is below this are enlarged by a whole factor, pixel
+            by pixel, before they are shown to the metric; their scores are flagged so.
+    """
+
+    least_side: ClassVar[int] = 0
+
+    @property
+    @abstractmethod
+    def dimensions(self) -> Sequence[Dimension]:
+        """The numbers that it gives, in the order of tables; their names start with the metric's own and a point."""
 
     @abstractmethod
-    def score(self, clip: Clip) -> float | Skipped:
-        """The score of one clip, or why it has none."""
+    def refuses(self, frames: int, height: int, width: int, fps: float) -> Mapping[str, str]:
+        """By the name of a dimension, why it can't be had of clips of this size; empty if all can."""
+
+    @abstractmethod
+    def score(
+        self, clips: Sequence[ClipFile], progress: Callable[[int, int], None]
+    ) -> Mapping[str, Sequence[float | Skipped]]:
+        """By the name of a dimension, the value of each clip in order, or why it has none.
+
+        Raises:
+            BenchError: the metric can't be had at all: its program or its weights are missing, or it broke down.
+        """
+
+    def close(self) -> None:
+        """Ends what runs in the background, if anything does."""
 
 
 def other_size(frames: int, height: int, width: int, learned: tuple[int, int, int]) -> str | None:

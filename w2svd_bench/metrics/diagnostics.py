@@ -25,6 +25,11 @@ class Reader:
         self._device = device
         self._net, self.weights_sha256 = mini_nets.load_net("frame", device)
 
+    @property
+    def id(self) -> str:
+        """What its readings depend on."""
+        return f"readings {self.weights_sha256}"
+
     def refuses(self, frames: int, height: int, width: int) -> str | None:
         """Why it can't read clips of this size; None if it can."""
         return other_size(frames, height, width, mini_nets.SIZE)

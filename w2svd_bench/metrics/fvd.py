@@ -1,45 +1,104 @@
-"""``fvd[mini]``: the Fréchet distance over whole clips, in the features of the miniature's clip net.
+"""FVD, the Fréchet distance in I3D's logits (Unterthiner et al. 2018, arXiv 1812.01717), its two named variants, and
+KVD, the kernel distance (MMD) in the same features.
 
-It sees what frames look like and how they follow one another: speech, sway, blinks. It is not FVD: that name belongs to
-I3D features (Unterthiner et al. 2018, arXiv 1812.01717).
+Which is which, on the first 16 frames of each clip:
+
+- ``fvd``: StyleGAN-V's archive, which resizes and rescales by itself (squash to 224x224); covariances over n - 1.
+- ``fvd[videogpt]``: VideoGPT's weights; shorter side to 224 and a centre crop; covariances over n - 1. (VideoGPT takes
+  the root in float32; here it is float64.)
+- ``fvd[cdfvd]``: the same weights as cd-fvd's ``compute_fvd`` uses them on arrays (TATS before it): squash to 224x224;
+  covariances over n. (cd-fvd's loader of folders cuts the centre square out of each video first; that is left out.)
+- ``kvd``: the features of ``fvd``, and the unbiased cubic-polynomial MMD of KID.
+
+No two of them can be compared with one another.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from w2svd_bench.metrics import mini_nets
-from w2svd_bench.metrics.base import check_clips, other_size
+from w2svd_bench.errors import BenchError
+from w2svd_bench.metrics.base import Features, Score
 from w2svd_bench.metrics.frechet import FrechetMetric
+from w2svd_bench.metrics.gaussian import Moments, Reference
+from w2svd_bench.metrics.i3d import CD_FVD, STYLEGAN_V, VIDEOGPT, I3DFeatures, KineticsFeatures
+from w2svd_bench.metrics.kernel import KernelMetric
+from w2svd_bench.metrics.statistics import Statistics
 
 
-class MiniFvd(FrechetMetric):
-    """One vector of 64 features a clip of 17 frames."""
+class Fvd(FrechetMetric):
+    """FVD by StyleGAN-V's protocol but for the covariances, which StyleGAN-V divides by n and most others by n - 1."""
 
-    name = "fvd[mini]"
+    name = "fvd"
     version = 1
 
     def __init__(self, device: str = "cpu") -> None:
-        super().__init__()
-        self._device = device
-        self._net, self._sha256 = mini_nets.load_net("clip", device)
+        super().__init__(I3DFeatures(STYLEGAN_V, device))
+
+
+class VideoGptFvd(FrechetMetric):
+    """FVD as VideoGPT computes it."""
+
+    name = "fvd[videogpt]"
+    version = 1
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(KineticsFeatures(VIDEOGPT, device))
+
+
+class Kvd(KernelMetric):
+    """The kernel distance in I3D's logits: unlike FVD, unbiased for few clips."""
+
+    name = "kvd"
+    version = 1
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(I3DFeatures(STYLEGAN_V, device))
+
+
+class PopulationFrechet(FrechetMetric):
+    """A Fréchet distance whose covariances are divided by n (ddof 0), as StyleGAN-V's and cd-fvd's ``FeatureStats`` do.
+
+    The generated set is shrunk about its mean by sqrt((n-1)/n): then its covariance over n - 1 is what it had over n.
+    The jackknife's leave-outs are taken from the shrunk set, which makes the standard error too small by about 1/2n of
+    itself, far below what it is uncertain by.
+    """
 
     @property
-    def id(self) -> str:
-        return (
-            f"{self.name} v{self.version}; all 17 frames, 48x48, no resize, x/127.5-1; net clip "
-            f"{self._sha256}, 64-d SiLU features x{self._net.feature_scale:g}, float32, one clip a batch; "
-            f"Frechet distance, float64, ddof 1, eigh; se: jackknife over {self.groups} groups of prompts"
-        )
+    def distance(self) -> str:
+        return f"{super().distance}; each set shrunk about its mean by sqrt((n-1)/n), so that it is ddof 0 in effect"
 
-    @property
-    def weights_sha256(self) -> str:
-        return self._sha256
+    def compare(self, generated: Features, reference: Features | Moments | Statistics) -> Score:
+        return super().compare(shrunk(generated), reference)
 
-    def refuses(self, frames: int, height: int, width: int) -> str | None:
-        return other_size(frames, height, width, mini_nets.SIZE)
+    def _prepared(self, reference: Features | Moments | Statistics) -> Reference:
+        """The reference with its covariance over n, whatever it is given as; only its factor and trace hold it."""
+        prepared = super()._prepared(reference)
+        if prepared.n is None:
+            raise BenchError(
+                f"{self.name} can't use statistics that don't say how many vectors they are of",
+                "its covariances are divided by n, and a file holds them divided by n - 1",
+                "give the reference clips themselves, or statistics with an array n",
+            )
+        part = (prepared.n - 1) / prepared.n
+        return replace(prepared, factor_DR=prepared.factor_DR * np.sqrt(part), trace=prepared.trace * part)
 
-    def features(self, clips_BFHWC: np.ndarray) -> np.ndarray:
-        """uint8 clips (B, 17, 48, 48, 3) to float32 (B, 1, 64)."""
-        check_clips(clips_BFHWC, mini_nets.FRAMES, mini_nets.HEIGHT, mini_nets.WIDTH)
-        return mini_nets.clip_by_clip(self._net, clips_BFHWC, self._device).reshape(-1, 1, mini_nets.NUM_FEATURES)
+
+class CdFvdFvd(PopulationFrechet):
+    """FVD as cd-fvd computes it with its I3D."""
+
+    name = "fvd[cdfvd]"
+    version = 1
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(KineticsFeatures(CD_FVD, device))
+
+
+def shrunk(features: Features) -> Features:
+    """The features, all n vectors shrunk about their common mean by sqrt((n-1)/n), float64."""
+    values = features.values_NKD.astype(np.float64)
+    count = max(1, values.shape[0] * values.shape[1])
+    mean = values.sum(axis=(0, 1)) / count
+    return Features(mean + (values - mean) * np.sqrt((count - 1) / count), features.keys)

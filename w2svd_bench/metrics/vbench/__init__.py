@@ -1,0 +1,1 @@
+"""VBench: the real package in an environment of its own, and its aggregate scores."""
