@@ -286,15 +286,18 @@ def test_missing_weights_are_found_before_anything_starts(weights: Path, monkeyp
     ("size", "refused"),
     [
         ((129, 720, 1280, 24.0), set()),
-        ((24, 64, 64, 24.0), set()),
-        ((21, 64, 64, 24.0), {"dynamic_degree", "quality"}),  # 7 frames at 8 fps
-        ((8, 64, 64, 8.0), set()),
-        ((12, 64, 64, 12.0), {"dynamic_degree", "quality"}),  # every second one, round(1.5), which leaves 6
-        ((16, 64, 64, 20.0), set()),  # round(2.5) is 2 in Python, and so in VBench
-        ((15, 63, 64, 8.0), {"motion_smoothness", "dynamic_degree", "quality"}),
-        ((2, 64, 64, 8.0), {"motion_smoothness", "dynamic_degree", "quality"}),
+        ((24, 128, 128, 24.0), set()),
+        ((21, 128, 128, 24.0), {"dynamic_degree", "quality"}),  # 7 frames at 8 fps
+        ((8, 128, 128, 8.0), set()),
+        ((12, 128, 128, 12.0), {"dynamic_degree", "quality"}),  # every second one, round(1.5), which leaves 6
+        ((16, 128, 128, 20.0), set()),  # round(2.5) is 2 in Python, and so in VBench
+        ((15, 120, 128, 8.0), {"dynamic_degree", "quality"}),
+        ((15, 112, 128, 8.0), {"motion_smoothness", "dynamic_degree", "quality"}),
+        # The widths that decord can not read.
+        ((15, 128, 72, 8.0), {*scores.QUALITY, "quality"} - {"temporal_flickering"}),
+        ((2, 128, 128, 8.0), {"motion_smoothness", "dynamic_degree", "quality"}),
         (
-            (1, 64, 64, 8.0),
+            (1, 128, 128, 8.0),
             {*scores.QUALITY, "quality"} - {"aesthetic_quality", "imaging_quality"},
         ),
     ],
@@ -305,13 +308,15 @@ def test_clips_that_are_too_short_or_too_small(
     reasons = metric.refuses(*size)
     plain = {name.removeprefix("vbench.").removesuffix("[stand-in]"): reason for name, reason in reasons.items()}
     assert set(plain) == refused
-    if size[1] == 63:
-        assert "63" in plain["motion_smoothness"]
+    if size[1] == 112:
+        assert "113" in plain["motion_smoothness"] and "121" in plain["dynamic_degree"]
+    if size[2] == 72:
+        assert "72 pixels wide" in plain["imaging_quality"]
 
 
 def test_refused_clips_are_never_sent(metric: VBench, fake: Path) -> None:
     values = metric.score([clip("small", height=48), clip("image", path=Path("/clips/one.png"))], ignore)
-    assert "64 pixels" in str(values["vbench.motion_smoothness[stand-in]"][0])
+    assert "113 pixels" in str(values["vbench.motion_smoothness[stand-in]"][0])
     assert values["vbench.temporal_flickering"] == [0.5, Skipped("VBench reads no .png files here")]
     assert "motion_smoothness" not in seen(fake)[0]["dimensions"]
 

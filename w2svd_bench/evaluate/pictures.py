@@ -46,11 +46,16 @@ def contact_sheet(rows: Sequence[tuple[str, np.ndarray]], path: Path, every: int
     return path
 
 
-def write_video(frames_FHWC: np.ndarray, path: Path, fps: float) -> Path:
-    """Writes one clip as .mp4 (H.264, near lossless) or .gif, by the path's ending."""
+def write_video(frames_FHWC: np.ndarray, path: Path, fps: float, lossless: bool = False) -> Path:
+    """Writes one clip as .mp4 (H.264, near lossless) or .gif, by the path's ending.
+
+    ``lossless`` makes an .mp4 that keeps every bit, in RGB, which few players show and OpenCV and decord read.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".mp4":
         quality: dict[str, Any] = {"codec": "libx264", "macro_block_size": 1, "output_params": ["-crf", "10"]}
+        if lossless:
+            quality |= {"codec": "libx264rgb", "pixelformat": "rgb24", "output_params": ["-crf", "0"]}
         iio.imwrite(path, frames_FHWC, plugin="FFMPEG", fps=fps, **quality)
     elif path.suffix == ".gif":
         pictures = [Image.fromarray(frame) for frame in frames_FHWC]

@@ -13,12 +13,13 @@ from w2svd_bench.evaluate.pictures import write_video
 from w2svd_bench.evaluate.sampling import Sampled
 from w2svd_bench.evaluate.store import ClipLog, FeatureStore
 from w2svd_bench.metrics.base import ClipFile, ClipMetric, Dimension
+from w2svd_bench.record import canonical_hash
 from w2svd_bench.types import Skipped
 
 
 @dataclass(frozen=True)
 class Videos:
-    """The clips of one origin as near-lossless H.264 files, which are deleted once they are scored.
+    """The clips of one origin as lossless H.264 files, which are deleted once they are scored.
 
     Attributes:
         log: where they lie.
@@ -52,16 +53,19 @@ class Videos:
             # Renamed into place: a file that is there is whole.
             path = self.log.video(index)
             frames = frames.repeat(self.factor, axis=1).repeat(self.factor, axis=2)
-            write_video(frames, path.with_name(f".{path.name}"), self.eval_set.describe().fps).replace(path)
+            write_video(frames, path.with_name(f".{path.name}"), self.eval_set.describe().fps, lossless=True).replace(
+                path
+            )
 
     def at_hand(self, batch: Sequence[int], sha256: Sequence[str], store: FeatureStore) -> bool:
         """Whether every clip of a batch has its values, or at least its file."""
+        keys = [self._key(index, content) for index, content in zip(batch, sha256, strict=True)]
         return all(
             key in known or self.log.video(index).is_file()
             for metric in self.metrics
             for dimension in self._asked(metric)
-            for known in (store.get(dimension.id, sha256),)
-            for index, key in zip(batch, sha256, strict=True)
+            for known in (store.get(dimension.id, keys),)
+            for index, key in zip(batch, keys, strict=True)
         )
 
     def scores(
@@ -72,7 +76,11 @@ class Videos:
         Args:
             contents: the content hashes of each batch's clips, by its first number.
         """
-        sha256 = {first + k: key for first, keys in contents.items() for k, key in enumerate(keys)}
+        sha256 = {
+            first + k: self._key(first + k, content)
+            for first, batch in contents.items()
+            for k, content in enumerate(batch)
+        }
         found: dict[str, dict[int, float | Skipped]] = {}
         for metric in self.metrics:
             reasons = self.refused(metric)
@@ -112,6 +120,11 @@ class Videos:
     def _asked(self, metric: ClipMetric) -> list[Dimension]:
         refused = self.refused(metric)
         return [dimension for dimension in metric.dimensions if dimension.name not in refused]
+
+    def _key(self, index: int, content: str) -> str:
+        """What a clip's values depend on: some look at its prompt, too, and some at the frame that it was given."""
+        given = None if self.given is None else [self.log.folder.name, index]
+        return canonical_hash([content, self.eval_set.prompts[index], given])
 
     def _file(self, index: int) -> ClipFile:
         size, image = self.eval_set.describe(), None

@@ -124,7 +124,7 @@ _ALL = (
         sha256="40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
         stated_by="its address (openai/CLIP, clip.py); size as pinned by a public check of VBench's files",
         licence="MIT",
-        used_by=("vbench", "vbench.background_consistency", "vbench_i2v"),
+        used_by=("vbench", "vbench.background_consistency"),
     ),
     Weight(
         id="vbench-clip-l14",
@@ -137,7 +137,7 @@ _ALL = (
         sha256="b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
         stated_by="its address (openai/CLIP, clip.py); size as pinned by a public check of VBench's files",
         licence="MIT",
-        used_by=("vbench", "vbench.aesthetic_quality", "vbench_i2v"),
+        used_by=("vbench", "vbench.aesthetic_quality"),
     ),
     Weight(
         id="vbench-aesthetic",
@@ -151,7 +151,7 @@ _ALL = (
         sha256="2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba",
         stated_by="pinned by several projects, measured from the publisher's repository",
         licence="MIT",
-        used_by=("vbench", "vbench.aesthetic_quality", "vbench_i2v"),
+        used_by=("vbench", "vbench.aesthetic_quality"),
     ),
     Weight(
         id="vbench-musiq",
@@ -164,7 +164,7 @@ _ALL = (
         sha256="358bb6af275e28ea56821d44fb55c6cb83645db11f394d3ad65b2d149965ab50",
         stated_by="pinned by several projects; the file name has its start",
         licence="CC BY-NC-SA 4.0 and S-Lab License 1.0",
-        used_by=("vbench", "vbench.imaging_quality", "vbench_i2v"),
+        used_by=("vbench", "vbench.imaging_quality"),
     ),
     Weight(
         id="vbench-amt",
@@ -177,7 +177,7 @@ _ALL = (
         sha256="07e7e03405c213fe4405678db9b42d05671e48c56faf6a441b99bb0047d3cf77",
         stated_by="LFS of lalala125/AMT",
         licence="CC BY-NC-SA 4.0",
-        used_by=("vbench", "vbench.motion_smoothness", "vbench_i2v"),
+        used_by=("vbench", "vbench.motion_smoothness"),
     ),
     Weight(
         id="vbench-raft",
@@ -191,7 +191,7 @@ _ALL = (
         sha256="fcfa4125d6418f4de95d84aec20a3c5f4e205101715a79f193243c186ac9a7e1",
         stated_by="pinned by several projects, as the member of RAFT's models.zip and as ProPainter's copy of it",
         licence="BSD-3-Clause",
-        used_by=("vbench", "vbench.dynamic_degree", "vbench_i2v"),
+        used_by=("vbench", "vbench.dynamic_degree"),
     ),
     Weight(
         id="vbench-umt",
@@ -212,20 +212,6 @@ _ALL = (
         stated_by="LFS of OpenGVLab/VBench_Used_Models; size as pinned by a public check of VBench's files",
         licence="MIT",
         used_by=("vbench.overall_consistency", "vbench.temporal_style"),
-    ),
-    Weight(
-        id="vbench-dreamsim",
-        # The archive as the dreamsim package leaves it in its cache folder, beside which it unpacks it.
-        file="vbench/dreamsim_model/pretrained.zip",
-        urls=(
-            "https://github.com/ssundaram21/dreamsim/releases/download/v0.2.0-checkpoints/"
-            "dreamsim_ensemble_checkpoint.zip",
-        ),
-        size=1261181618,
-        sha256=None,
-        stated_by="size: a public script that fetches it in parts; sha256: nobody",
-        licence="MIT",
-        used_by=("vbench_i2v.i2v_background",),
     ),
 )
 

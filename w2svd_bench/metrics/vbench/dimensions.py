@@ -12,7 +12,12 @@ from dataclasses import dataclass
 
 from w2svd_bench.errors import BenchError, unknown_name
 
-MIN_SIDE = 64  # pixels: below, the feature maps of AMT and RAFT have no pixel left (64 works, 48 fails)
+# Pixels of the shorter side. AMT and RAFT halve their correlations until, on smaller frames, one row of pixels is left;
+# its coordinates are then divided by zero and all they give is NaN, which VBench shows as about 0.5 and 0 (measured).
+AMT_SIDE, RAFT_SIDE = 113, 121
+# Widths of H.264 videos that decord 0.6.0 can't read: it takes the padding of a row for more channels.
+DECORD = "decord"
+UNREADABLE_WIDTHS = frozenset({8, 12, 16, 24, 48, 72})
 # Frames that dynamic_degree has to sample. Of two it takes none to move, and a grey clip counts as dynamic.
 MIN_SAMPLED = 8
 SAMPLED_FPS = 8
@@ -38,7 +43,7 @@ class Kind:
 
     weights: tuple[str, ...]
     rule: str
-    reader: str = "decord"
+    reader: str = DECORD
     frames: int = 1
     side: int = 1
     sampled: int = 1
@@ -55,6 +60,8 @@ class Kind:
             return f"it needs at least {self.frames} frames, and there are {frames}"
         if min(height, width) < self.side:
             return f"it needs {self.side} pixels on the shorter side, and there are {min(height, width)}"
+        if self.reader == DECORD and width in UNREADABLE_WIDTHS:
+            return f"the decoder that it uses can't read videos that are {width} pixels wide"
         left = sampled_frames(frames, fps)
         if left < self.sampled:
             return (
@@ -94,7 +101,7 @@ KINDS: Mapping[str, Kind] = {
         "1 - mean absolute difference of odd frames from AMT-S's interpolation of even ones / 255, never downscaled",
         "opencv-python",
         frames=3,
-        side=MIN_SIDE,
+        side=AMT_SIDE,
         gif=False,
     ),
     "dynamic_degree": Kind(
@@ -102,7 +109,7 @@ KINDS: Mapping[str, Kind] = {
         f"0 or 1: RAFT, 20 iterations, {SAMPLED_FPS} fps; flow of the fastest 5 % above 6 px at 256 px",
         "opencv-python",
         frames=2,
-        side=MIN_SIDE,
+        side=RAFT_SIDE,
         sampled=MIN_SAMPLED,
         gif=False,
     ),

@@ -39,6 +39,7 @@ class _WorkerMetric(ClipMetric):
 
     version: ClassVar[int] = 1
     direction: ClassVar[Direction] = "up"
+    least_side: ClassVar[int] = 128  # the next round number above what its dimensions need
     kinds: ClassVar[Mapping[str, Kind]]
     default: ClassVar[tuple[str, ...]]
 
