@@ -65,15 +65,15 @@ def test_runs_are_evaluated_on_the_held_out_clips_of_a_cache(
     (results,) = (euler / "mini").glob("results-*")
     assert results.name.startswith(f"results-heads-test-{HELD_OUT}-")
     made = records(results)
-    assert set(made) == {"real, through the codec@0", "euler@1"}
+    assert set(made) == {"real, through the codec@0", "teacher, 28 steps (noise floor)@28", "euler@1"}
     assert made["euler@1"].metrics["fid[mini]"].n == HELD_OUT  # type: ignore[union-attr]
     assert made["euler@1"].eval_set.reference.endswith("real frames")
     sheet = Image.open(results / "sheets" / "euler-seed0.png")
     assert sheet.size == (5 * 100 + 4, 4 * 2 * 114 + 4)
     again = cli(*arguments, "--videos", videos)
-    assert again.status == 0 and "euler seed 0, 1 step" not in again.err and len(records(results)) == 2
+    assert again.status == 0 and "euler seed 0, 1 step" not in again.err and len(records(results)) == 3
     # Without the videos the reference is another one: a set, and a folder, of its own.
-    assert cli(*arguments, "--batch", "3").status == 0
+    assert cli(*arguments, "--batch", "3", "--against", "real").status == 0
     coded = records(euler / "mini" / f"{results.name}-codec")
     assert set(coded) == {"euler@1"} and "through the codec" in coded["euler@1"].eval_set.reference
     assert coded["euler@1"].provenance["clips_at_a_time"] == 3
@@ -88,7 +88,10 @@ def test_runs_of_two_sizes_can_not_share_an_eval_set(cli: Command, refused: Comm
     mixed = refused("eval", "--steps", "1", "--clips", "8", *CPU, "--out", euler)
     assert "9 frames of 48x64 at 6" in mixed.text and "17 of 48x48 at 12" in mixed.text
     assert not (euler / "mini" / "results-test-8").exists()  # before any work
-    outcome = cli("eval", "--steps", "1", "--clips", "8", "--methods", "other", *CPU, "--out", euler)
+    missing = refused("eval", "--steps", "1", "--clips", "8", "--methods", "other", *CPU, "--out", euler)
+    assert "inception-pytorchfid" in missing.text  # at other sizes than the miniature's the default is fid and fvd
+    metrics = ["--metrics", "fid[mini]", "fvd[mini]", "--against", "real"]
+    outcome = cli("eval", "--steps", "1", "--clips", "8", "--methods", "other", *metrics, *CPU, "--out", euler)
     assert outcome.status == 0 and "17 frames of 48x48 only" in outcome.text
     (record,) = (one for one in read_records(euler / "mini" / "results-test-8") if one.cell.label == "other")
     assert all(isinstance(score, SkippedScore) for score in record.metrics.values())
@@ -160,7 +163,11 @@ def test_two_real_processes_leave_the_records_of_one(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     together = records(results)
-    assert set(together) == set(alone) == {"real, through the codec@0", "euler@1", "euler@2"}
+    assert (
+        set(together)
+        == set(alone)
+        == {"real, through the codec@0", "teacher, 28 steps (noise floor)@28", "euler@1", "euler@2"}
+    )
     for name, one in together.items():
         assert one.model_dump(exclude={"timing", "provenance"}) == alone[name].model_dump(
             exclude={"timing", "provenance"}

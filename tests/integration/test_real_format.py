@@ -79,7 +79,8 @@ def test_videos_become_a_generator_and_a_table(
     card = (run / "generator" / "README.md").read_text()
     assert "load_lora_weights" in card and str(tmp_path) not in card
 
-    done = cli("eval", *common, "--data", cache, "--videos", videos, "--steps", 1, 4, "--out", runs)
+    metrics = ("--metrics", "fid[mini]", "fvd[mini]")
+    done = cli("eval", *common, "--data", cache, "--videos", videos, "--steps", 1, 4, *metrics, "--out", runs)
     assert done.status == 0, done
     (results,) = (runs / backbone.name).glob("results-*")
     records = [one for one in read_records(results / "records") if one.cell.method == "w2svd"]

@@ -70,7 +70,7 @@ def test_videos_are_read_and_a_table_is_shown(tmp_path: Path, cli: Command) -> N
     outcome = cli("score", "--generated", ours, "--reference", theirs, "--metrics", "hue,stir", "--device", "cpu")
     assert outcome.status == 0, outcome
     for part in ("hue", "stir.light", "stir.motion", "made for tests", "n<2048", "9 clips"):
-        assert part in outcome.out
+        assert part in outcome.text
     paths = {clip.path for clip in kit.Stir.seen[0]}
     assert paths == {path.resolve() for path in ours.iterdir()}  # the files themselves, no copies
     assert all(clip.fps == 8 and clip.prompt is None for clip in kit.Stir.seen[0])
