@@ -43,7 +43,7 @@ def make(label: str = "lcm", steps: int = 4, seed: int = 0, fid: Any = 10.0, cos
         },
         "training": {
             "iterations": 400, "updates": {"generator": 400, "fake": 900}, "network_evaluations": cost,
-            "seconds": 144.0, "peak_memory_bytes": 7,
+            "seconds": 144.0, "peak_memory_bytes": 1_500_000_000,
         },
         "timing": {"sample_seconds_per_clip": 0.0123, "decode_seconds_per_clip": 0.002, "wall_seconds": 9.5},
         "config": {"settings": {"alpha": 0.5}, "expected": {}},
@@ -95,7 +95,14 @@ def check_latex(text: str, columns: int) -> None:
     assert re.findall(r"\\begin{(\w+)}", text) == ["table", "tabular"]
     assert re.findall(r"\\end{(\w+)}", text) == ["tabular", "table"]
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns}
+    spans = [re.findall(r"\\multicolumn{(\d+)}", row) for row in rows]  # each stands for so many cells
+    cells = [len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows]
+    assert {count + sum(int(n) - 1 for n in found) for count, found in zip(cells, spans, strict=True)} == {columns}
+    (alignment,) = re.findall(r"\\begin{tabular}{([lr]+)}", text)
+    assert len(alignment) == columns
+    assert text.count(r"\ifdim") + text.count(r"\ifdefined") == len(re.findall(r"\\fi(?![a-z])", text)), (
+        "open conditions"
+    )
     assert all(not line.startswith(("[", "*")) for line in rows), "read as an argument of the break before it"
     for line in text.splitlines():
         assert not re.search(r"(?<!\\)[#%_~^]", line), line

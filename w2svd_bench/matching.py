@@ -20,7 +20,7 @@ from w2svd_bench.config import Frozen, Optimizer
 from w2svd_bench.errors import UnsupportedSteps
 from w2svd_bench.flow import add_noise, schedule, shift_levels, velocity_to_data
 from w2svd_bench.ground_truth import STRATEGIES, GroundTruthConfig
-from w2svd_bench.method import GENERATOR, Method, Update
+from w2svd_bench.method import GENERATOR, TEACHER, Method, Update
 from w2svd_bench.rng import Rng
 from w2svd_bench.samplers import Sampler, sde
 from w2svd_bench.types import Batch, Loss
@@ -152,6 +152,30 @@ class DistributionMatching(Method):
     def matching_scale(self) -> float:
         """A factor on the distribution matching gradient; 1 unless a method says otherwise."""
         return 1.0
+
+    def teacher_loss(self, batch: Batch, rng: Rng) -> Tensor:
+        """The frozen teacher's loss on real latents at the levels that the fake is trained at: a scalar."""
+        x0 = batch.x0_BCTHW
+        noise, t = rng.normal(x0), self.score_level(rng, x0)
+        return losses.flow_matching(self.models[TEACHER](add_noise(x0, noise, t), t, batch.cond), x0, noise).mean()
+
+    def weak_strength(self) -> float | None:
+        """The strength of the fake's LoRA in the real score; None where the real score is no view of the fake."""
+        real = self.roles()[REAL]
+        return real.strength if real.weights == "view" and real.of == FAKE else None
+
+    def alpha_cosine(self, batch: Batch, rng: Rng) -> Tensor:
+        """The mean cosine between v(1) - v(alpha) and v(1) - v(0) on noised samples of the generator, a scalar.
+
+        v(s) is the fake's LoRA at strength s. At 1 the weak strength changes how long the matching gradient is, and not
+        where it points. In bfloat16 the rounding of the velocities lowers it. Where the fake is still the teacher it is
+        0, for want of a direction.
+        """
+        x, _ = self.generate(batch, rng)
+        t = self.score_level(rng, x)
+        x_t = add_noise(x, rng.normal(x), t)
+        strong, weak, none = (self.models[role](x_t, t, batch.cond).float() for role in (FAKE, REAL, TEACHER))
+        return torch.nn.functional.cosine_similarity((strong - weak).flatten(1), (strong - none).flatten(1)).mean()
 
 
 def _by_level(each_B: Tensor, t_B: Tensor) -> dict[str, Tensor]:

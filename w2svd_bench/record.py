@@ -98,9 +98,10 @@ class Score(_Part):
 
 
 class SkippedScore(_Part):
-    """A score that could not be had, with the reason."""
+    """A score that could not be had, with the reason; ``again`` where another evaluation may find it gone."""
 
     skipped: str = Field(min_length=1)
+    again: bool = False
     direction: Direction
     version: int
 
@@ -131,13 +132,17 @@ class EvalSet(_Part):
 
 
 class TrainingCost(_Part):
-    """What training took; ``network_evaluations`` are forward passes of one sample, those without gradient included."""
+    """What training took; ``network_evaluations`` are forward passes of one sample, those without gradient included.
+
+    ``health`` says how a run with a fake fared: see `train.health.Health`. It is empty for others.
+    """
 
     iterations: Count = 0
     updates: dict[str, Count] = Field(default_factory=dict)
     network_evaluations: Count = 0
     seconds: Seconds = 0.0
     peak_memory_bytes: Count = 0
+    health: dict[str, float | int | None] = Field(default_factory=dict)
 
 
 class Timing(_Part):

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -163,11 +164,7 @@ def cluster_bootstrap(
             "score clips of more than one prompt",
         )
     sums_P, counts_P = np.bincount(cluster, weights=scores), np.bincount(cluster).astype(float)
-    rng, even_P = np.random.default_rng(seed), np.full(clusters, 1 / clusters)
-    means, at_once = [], max(1, _DRAWN_AT_ONCE // clusters)
-    for first in range(0, draws, at_once):
-        drawn = rng.multinomial(clusters, even_P, size=min(at_once, draws - first)).astype(float)
-        means.append((drawn @ sums_P) / (drawn @ counts_P))
+    means = [(drawn @ sums_P) / (drawn @ counts_P) for drawn in _drawn(clusters, draws, seed)]
     se = float(np.concatenate(means).std(ddof=1) * np.sqrt(clusters / (clusters - 1)))
     return _with_interval(float(scores.mean()), se, clusters, level)
 
@@ -208,6 +205,22 @@ def student_t(degrees: int, level: float = 0.95) -> float:
     from scipy.special import stdtrit  # here, since importing it takes longer than rendering a table
 
     return float(stdtrit(degrees, (1 + level) / 2))
+
+
+def _drawn(clusters: int, draws: int, seed: int) -> Iterable[np.ndarray]:
+    """How often each of P clusters is drawn, a row a draw, in blocks that memory holds."""
+    if clusters * draws <= _DRAWN_AT_ONCE:
+        return (_drawn_once(clusters, draws, seed),)
+    rng, even_P = np.random.default_rng(seed), np.full(clusters, 1 / clusters)
+    at_once = max(1, _DRAWN_AT_ONCE // clusters)
+    sizes = (min(at_once, draws - first) for first in range(0, draws, at_once))
+    return (rng.multinomial(clusters, even_P, size=size).astype(float) for size in sizes)
+
+
+# A table takes one interval after the other over the same prompts, and drawing is what takes time.
+@lru_cache(maxsize=1)
+def _drawn_once(clusters: int, draws: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(float)
 
 
 def _with_interval(value: float, se: float, groups: int, level: float) -> Estimate:

@@ -193,12 +193,12 @@ def test_prompts_group_clips_and_miss_none(tmp_path: Path, score: Command, refus
 
 
 def test_images_arrays_and_gifs_are_handed_on_as_videos(tmp_path: Path, score: Command, refused: Command) -> None:
-    """Written near lossless at the rate that is given, and gone afterwards; the score says so."""
+    """Written without loss at the rate that is given, and gone afterwards; the score says so."""
     ours = kit.arrays(tmp_path / "ours", 8)
     assert "give it with --fps" in refused("score", "--generated", ours, "--metrics", "stir").text
     document, _ = score("--generated", ours, "--metrics", "stir", "--fps", "12")
     row = kit.by_name(document)["stir.light"]
-    assert "8 file(s) rewritten as near-lossless H.264" in row["flags"] and row["fps"] == 12
+    assert "8 file(s) rewritten as lossless H.264" in row["flags"] and row["fps"] == 12
     assert row["value"] == pytest.approx(np.mean([np.load(path).mean() for path in ours.iterdir()]), abs=2)
     assert all(clip.fps == 12 and clip.path.suffix == ".mp4" for clip in kit.Stir.seen[0])
     assert not any(clip.path.exists() for clip in kit.Stir.seen[0])
@@ -207,7 +207,7 @@ def test_images_arrays_and_gifs_are_handed_on_as_videos(tmp_path: Path, score: C
     for index in range(3):
         write_video(kit.noisy(index, 4), gifs / f"{index}.gif", 10)
     document, _ = score("--generated", gifs, "--metrics", "stir")
-    assert "3 file(s) rewritten as near-lossless H.264" in kit.by_name(document)["stir.light"]["flags"]
+    assert "3 file(s) rewritten as lossless H.264" in kit.by_name(document)["stir.light"]["flags"]
     odd = kit.arrays(tmp_path / "odd", 8, size=(17, 21))
     document, _ = score("--generated", odd, "--metrics", "stir", "--fps", "8", status=1)
     assert "no frames of 21x17: even sizes only" in kit.by_name(document)["stir.light"]["reason"]

@@ -74,6 +74,19 @@ def test_costs_are_means_over_seeds() -> None:
     records = [make(seed=i, training={"seconds": s, "network_evaluations": 10}) for i, s in enumerate((100.0, 300.0))]
     (row,) = Leaderboard.from_records(records).rows
     assert (row.training_seconds, row.network_evaluations, row.generator_updates) == (200.0, 10.0, 400.0)
+    assert row.training_iterations == 400.0
+
+
+@pytest.mark.parametrize(
+    ("iterations", "peaks", "text"),
+    [(400, (2e9, 3e9), "3"), (400, (12.34e9, 0), "—"), (0, (0, 0), "0"), (0, (1.25e8, 0), "0.125")],
+)
+def test_peak_memory_is_the_highest_of_the_seeds(iterations: int, peaks: tuple[float, float], text: str) -> None:
+    """A training that did not measure it makes it unknown; no training takes none."""
+    trainings = [{"iterations": iterations, "peak_memory_bytes": int(peak)} for peak in peaks]
+    board = Leaderboard.from_records([make(seed=i, training=one) for i, one in enumerate(trainings)])
+    (entry,) = column(board.table(), "peak memory (GB)")
+    assert entry.text == text
 
 
 def test_marks_are_per_steps_and_not_for_reference_or_lone_rows() -> None:
@@ -167,7 +180,7 @@ def test_diagnostics_are_shown_when_asked_for() -> None:
 
 def test_reference_rows_have_no_steps_and_costs() -> None:
     table = Leaderboard.from_records(grid()).table()
-    for title in ("steps", "nfe", "seconds a clip", "training seconds", "network evaluations"):
+    for title in ("steps", "nfe", "seconds a clip", "training seconds", "network evaluations", "peak memory (GB)"):
         assert column(table, title)[0].text == "—"
     assert column(table, "n")[0].text == "512"
 
@@ -262,8 +275,8 @@ def test_markdown() -> None:
     assert lines[1].startswith("| :--- | ---: |")
     assert lines[2].startswith("| real (noise floor) | — | — | 1.00 ± 0.50 |")
     assert lines[3].startswith("| euler | 1 | 1 | —<sup>1</sup> | 0.0123 |")
-    assert "| lcm | 4 | 4 | <ins>13.00</ins> ± 1.41 | 0.0123 | 400 | 500 | 144 | 2 | 512 |" in lines
-    assert "| dmd\\_v2 | 4 | 4 | **11.00** ± 0.50 | 0.0123 | 400 | 9,000 | 144 | 1 | 512 |" in lines
+    assert "| lcm | 4 | 4 | <ins>13.00</ins> ± 1.41 | 0.0123 | 400 | 400 | 500 | 144 | 1.50 | 2 | 512 |" in lines
+    assert "| dmd\\_v2 | 4 | 4 | **11.00** ± 0.50 | 0.0123 | 400 | 400 | 9,000 | 144 | 1.50 | 1 | 512 |" in lines
     assert f"<sup>1</sup> {REASON}" in lines
 
 
@@ -278,7 +291,7 @@ def test_latex() -> None:
     table = Leaderboard.from_records(grid()).table()
     text = to_latex(table)
     check_latex(text, len(table.columns))
-    assert r"\begin{tabular}{lrrrrrrrrr}" in text and r"\label{tab:leaderboard-mini}" in text
+    assert r"\begin{tabular}{lrrrrrrrrrrr}" in text and r"\label{tab:leaderboard-mini}" in text
     assert r"fid[mini] $\downarrow$" in text
     assert r"lcm & 4 & 4 & \underline{13.00} {\scriptsize $\pm$ 1.41} &" in text
     assert r"dmd\_v2 & 4 & 4 & \textbf{11.00} {\scriptsize $\pm$ 0.50} &" in text
@@ -322,7 +335,9 @@ def test_written_files_do_not_depend_on_the_order(tmp_path: Path) -> None:
         write_record(one, tmp_path / "records").rename(tmp_path / "records" / f"{i}.json")
     again = write_leaderboard(read_records(tmp_path / "records"), tmp_path / "again")
     assert [path.read_bytes() for path in again] == first
-    assert [path.name for path in again] == ["leaderboard.csv", "leaderboard.md", "leaderboard.tex"]
+    assert [path.name for path in again] == [
+        "leaderboard.csv", "leaderboard-tidy.csv", "leaderboard.md", "leaderboard.tex",
+    ]  # fmt: skip
     assert all(content.endswith(b"\n") and b"\r" not in content for content in first)
 
 
@@ -336,7 +351,7 @@ def test_refused_records_leave_the_old_files(tmp_path: Path) -> None:
 
 
 def test_several_backbones_in_one_file(tmp_path: Path) -> None:
-    _, markdown, latex = write_leaderboard([make(), make(cell={"backbone": "big/one"})], tmp_path)
+    _, _, markdown, latex = write_leaderboard([make(), make(cell={"backbone": "big/one"})], tmp_path)
     assert markdown.read_text().count("| method |") == 2
     assert r"\label{tab:leaderboard-big-one}" in latex.read_text()
     assert r"\label{tab:leaderboard-mini}" in latex.read_text()

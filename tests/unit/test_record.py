@@ -51,7 +51,12 @@ DATA: dict[str, Any] = {
             "infinity": 11.9,
             "reference": None,
         },
-        "fvd[mini]": {"skipped": "euler has no 1-step sampler", "direction": "down", "version": 1},
+        "fvd[mini]": {
+            "skipped": "euler has no 1-step sampler",
+            "again": False,
+            "direction": "down",
+            "version": 1,
+        },
     },
     "diagnostics": {"mouth": 0.5, "sway": 0.1},
     "eval_set": {
@@ -72,6 +77,7 @@ DATA: dict[str, Any] = {
         "network_evaluations": 123456,
         "seconds": 144.0,
         "peak_memory_bytes": 0,
+        "health": {},
     },
     "timing": {"sample_seconds_per_clip": 0.01, "decode_seconds_per_clip": 0.002, "wall_seconds": 9.5},
     "config": {"method": "w2svd", "settings": {"alpha_weak": 0.5}},

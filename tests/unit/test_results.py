@@ -10,6 +10,7 @@ import pytest
 from w2svd_bench.cli.boards import BEGIN, END, with_block
 from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard.render import write_leaderboard
+from w2svd_bench.leaderboard.reported import reported_of
 from w2svd_bench.record import Record, canonical_hash, read_records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,8 +23,11 @@ def test_there_are_results() -> None:
 
 @pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_tables_are_rendered_from_the_records(folder: Path, tmp_path: Path) -> None:
-    written = write_leaderboard(read_records(folder), tmp_path)
-    assert {path.name for path in written} == {"leaderboard.csv", "leaderboard.md", "leaderboard.tex"}
+    records = read_records(folder)
+    written = write_leaderboard(records, tmp_path, reported_of({one.cell.method for one in records}))
+    assert {path.name for path in written} == {
+        "leaderboard.csv", "leaderboard-tidy.csv", "leaderboard.md", "leaderboard.tex",
+    }  # fmt: skip
     for path in written:
         assert path.read_bytes() == (folder / path.name).read_bytes(), f"w2svd-bench leaderboard {folder}"
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from w2svd_bench import __version__
 from w2svd_bench.cli import (
     boards,
+    claims,
     comparing,
     costing,
     data,
@@ -19,6 +20,7 @@ from w2svd_bench.cli import (
     exporting,
     planning,
     plugins,
+    reporting,
     reproducing,
     sampling,
     scoring,
@@ -44,10 +46,14 @@ app = typer.Typer(
 app.command("train")(training.train)
 app.command("eval")(evaluating.evaluate)
 app.command("leaderboard")(boards.leaderboard)
+app.command("merge")(boards.merge)
+app.command("validate")(boards.validate)
 app.command("sample")(sampling.sample)
 app.command("export")(exporting.export)
 app.command("score")(scoring.score)
 app.command("compare")(comparing.compare)
+app.command("claims")(claims.claims)
+app.command("report")(reporting.report)
 app.add_typer(weights.app, name="weights")
 app.add_typer(data.app, name="data")
 app.command("plan")(planning.plan)

@@ -9,7 +9,18 @@ from w2svd_bench.errors import BenchError, unknown_name
 from w2svd_bench.registry import METRICS
 
 # Flags that take several values: ``--steps 1 4 28``, ``--steps 1,4,28`` and ``--steps 1 --steps 4`` all work.
-MULTIPLE = ("--steps", "--methods", "--seeds", "--set", "--metrics", "--against", "--need", "--for")
+MULTIPLE = (
+    "--steps",
+    "--methods",
+    "--seeds",
+    "--set",
+    "--metrics",
+    "--against",
+    "--need",
+    "--for",
+    "--filter",
+    "--columns",
+)
 
 
 def spread(arguments: Sequence[str]) -> list[str]:

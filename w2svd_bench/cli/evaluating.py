@@ -68,7 +68,7 @@ class Asked:
         if self.cache is not None:
             held_out = CacheSet.open(self.cache, source, device, self.videos, self.clips)
             return held_out.cache.backbone, held_out
-        backbone = Backbone.for_recipe(source, device, recipe_of(Run.load(run), run))
+        backbone = Backbone.load(source, device, video=recipe_of(Run.load(run), run).video)  # the teacher as it is
         skipped = backbone.side.num_frames - backbone.decoded_frames
         return backbone, PortraitSet(backbone.side, self.clips, self.split, skipped, self.references)
 

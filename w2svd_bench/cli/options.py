@@ -99,7 +99,7 @@ def set_metrics_environment(weights: Path | None, vbench_python: Path | None) ->
 
     for variable, path in ((WEIGHTS_VARIABLE, weights), (VBENCH_VARIABLE, vbench_python)):
         if path is not None:
-            os.environ[variable] = str(path.absolute())
+            os.environ[variable] = str(path.expanduser().absolute())
 
 
 def use_one_thread(device: str) -> None:

@@ -6,19 +6,24 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
 from w2svd_bench.cli import options
+from w2svd_bench.cli.arguments import metric_names, names
 from w2svd_bench.cli.launch import inside, relaunch
-from w2svd_bench.cli.progress import Reporter, console, quiet
+from w2svd_bench.cli.progress import Reporter, console, errors, quiet
 from w2svd_bench.config import Recipe, apply_overrides, load_recipe, validated
 from w2svd_bench.errors import BenchError
 from w2svd_bench.registry import METHODS
 from w2svd_bench.types import TrainingData
 from w2svd_bench.world import World
+
+if TYPE_CHECKING:
+    from w2svd_bench.backbones.base import Backbone
+    from w2svd_bench.train.validation import Validation
 
 
 def train(
@@ -34,9 +39,20 @@ def train(
     plugin: options.Plugin = None,
     device: options.Device = "auto",
     nproc: options.Processes = 1,
+    validate_every: Annotated[
+        int, typer.Option("--validate-every", min=0, help="Iterations between points of curves.jsonl; 0 makes none.")
+    ] = 0,
+    validate_clips: Annotated[int, typer.Option("--validate-clips", min=8, help="Clips of such a point.")] = 64,
+    validate_metrics: Annotated[
+        list[str] | None, typer.Option("--validate-metrics", help="Scores of such a point; by itself FID and FVD.")
+    ] = None,
     dry_run: options.DryRun = False,
 ) -> None:
     """Train a method on a backbone; the same command goes on where it was interrupted.
+
+    With --validate-every N what is learned is sampled on the way, at 1 and 4 steps, from prompts of the validation
+    split (of a cache: from those of its training clips), and curves.jsonl in the run's folder tells how good that is.
+    Training is the same with and without it.
 
     Examples:
       w2svd-bench train --method w2svd
@@ -63,7 +79,8 @@ def train(
         console.print(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False).rstrip(), highlight=False)
         return
     relaunch(nproc)
-    job = Job(method_class, backbone, data, seed, resolved, label, out, plugin)
+    looks = Looks(validate_every, validate_clips, metric_names(names(validate_metrics or [])))
+    job = Job(method_class, backbone, data, seed, resolved, label, out, plugin, looks)
     world = World.start(options.resolve_device(device))
     _train(job, world)
     world.stop()  # not after an error: leaving waits for processes that sit in a collective
@@ -84,6 +101,18 @@ def resolve_recipe(method_class: Any, backbone: str, recipe: Path | None, overri
 
 
 @dataclass(frozen=True)
+class Looks:
+    """What is validated on the way: every so many iterations (0: never), on how many clips, by which metrics.
+
+    The metrics are entry-point names; none stands for what suits the clips.
+    """
+
+    every: int
+    clips: int
+    metrics: list[str]
+
+
+@dataclass(frozen=True)
 class Job:
     """What `train` was asked to do, resolved."""
 
@@ -95,12 +124,14 @@ class Job:
     label: str
     out: Path
     plugin: Path | None
+    looks: Looks
 
 
 def _train(job: Job, world: World) -> None:
     from w2svd_bench.backbones.base import Backbone
     from w2svd_bench.plan.foresee import decided, foresee
     from w2svd_bench.plan.table import summary
+    from w2svd_bench.train.health import told
     from w2svd_bench.train.loop import train as train_run
     from w2svd_bench.train.run import Run, run_folder
 
@@ -127,10 +158,22 @@ def _train(job: Job, world: World) -> None:
         def advice() -> str:
             return summary(foresee(backbone, job.method_class, foreseen, world))
 
-        def tell(done: int, total: int, entry: dict[str, float]) -> None:
-            report(name, done, total, f"loss {entry.get('generator/loss', float('nan')):.4f}")
+        alarms: list[str] = []
 
-        finished = train_run(method, backbone, clips, foreseen, run, folder, tell, world, advice)
+        def say(line: str) -> None:
+            alarms.append(line)
+            if not quiet():
+                errors.print(f"{name}: {line}", highlight=False, soft_wrap=True, markup=False)
+
+        def tell(done: int, total: int, entry: dict[str, float]) -> None:
+            loss = f"loss {entry.get('generator/loss', float('nan')):.4f}"
+            report(name, done, total, ", ".join([loss, *(line.partition(":")[0] for line in alarms)]))
+
+        validation = None
+        if job.looks.every and clips is not None and not _is_finished(folder):
+            validation = open_validation(job, backbone, world, report)
+            run.validation = dict(validation.about)
+        finished = train_run(method, backbone, clips, foreseen, run, folder, tell, world, advice, say, validation)
     if quiet() or not world.lead:
         return
     if not method.roles():
@@ -138,6 +181,87 @@ def _train(job: Job, world: World) -> None:
     else:
         updates = ", ".join(f"{count} updates of {role}" for role, count in finished.updates.items())
         console.print(f"{folder}: {updates}; {finished.seconds:.0f} s; next: w2svd-bench eval", highlight=False)
+        for line in told(finished.health):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether there is a run that only has to be left alone."""
+    from w2svd_bench.train.run import FILE, Run
+
+    return (folder / FILE).is_file() and Run.load(folder).finished
+
+
+def open_validation(job: Job, backbone: Backbone, world: World, report: Reporter) -> Validation:
+    """What the average is held against on the way: prompts, and reference clips as metrics read them.
+
+    The prompts are of the validation split of the procedural portraits, or of the training clips of a cache, whose
+    other split is for the test alone.
+
+    Raises:
+        BenchError: a metric scores no sets of clips, or can't read clips of this size.
+    """
+    import numpy as np
+
+    from w2svd_bench.data.cache import LatentCache
+    from w2svd_bench.evaluate.cacheset import CacheSet
+    from w2svd_bench.evaluate.evalset import ClipSet, PortraitSet
+    from w2svd_bench.evaluate.grid import default_metrics
+    from w2svd_bench.evaluate.references import readers, real_reference
+    from w2svd_bench.evaluate.sampling import batch_size
+    from w2svd_bench.metrics.base import CorpusMetric, Features
+    from w2svd_bench.registry import METRICS
+    from w2svd_bench.train.validation import Validation
+    from w2svd_bench.types import Cond
+
+    looks, data = job.looks, job.data or backbone.side.data
+    if data in (None, "portraits"):
+        skipped = backbone.side.num_frames - backbone.decoded_frames
+        prompts: ClipSet = PortraitSet(backbone.side, looks.clips, "validation", skipped)
+        asked = prompts.name
+    else:
+        cache = LatentCache.open(Path(data), backbone, "train")
+        prompts, asked = CacheSet(cache, min(looks.clips, len(cache))), cache.name
+    size = prompts.describe()
+    chosen = looks.metrics or default_metrics(size)
+    metrics = world.together(lambda: [METRICS.get(name)(world.device) for name in chosen])  # type: ignore[call-arg]
+    sets = [metric for metric in metrics if isinstance(metric, CorpusMetric)]
+    nets, refused = readers(prompts, sets, None)
+    if len(sets) < len(metrics) or refused:
+        others = [metric.name for metric in metrics if not isinstance(metric, CorpusMetric)]
+        raise BenchError(
+            "these metrics can't be validated with",
+            "; ".join([*(f"{name} scores single clips" for name in others), *refused.values()]),
+            "name others with --validate-metrics, such as fid fvd",
+        )
+    batch = batch_size(backbone.latent_shape)
+    reference = real_reference(
+        prompts, sets, None, lambda done, total: report("reference clips", done, total), world, batch
+    )
+    count = len(prompts.prompts)
+    batches = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
+    cond = Cond.collate([prompts.conditioning(backbone, indices) for indices in batches])
+    if backbone.device.startswith("cuda"):
+        cond = cond.to("cpu")
+        backbone.release_encoders()
+
+    def read(clips_BFHWC: np.ndarray) -> dict[str, np.ndarray]:
+        return {net_id: net(clips_BFHWC) for net_id, net in nets.items()}
+
+    def compare(features: Any) -> dict[str, float]:
+        made = {net_id: Features(values, prompts.keys) for net_id, values in features.items()}
+        return {
+            metric.name: metric.compare(made[metric.net.id], reference.features[metric.net.id]).value for metric in sets
+        }
+
+    about = {
+        "clips": count,
+        "prompts": asked,
+        "prompts_sha256": size.prompts_sha256,
+        "reference": size.reference,
+        "metrics": {metric.name: metric.id for metric in sets},
+    }
+    return Validation(looks.every, cond, read, compare, batch, about)
 
 
 def open_data(data: str | None, backbone: Any, recipe: Recipe, world: World, report: Reporter) -> TrainingData:

@@ -130,6 +130,10 @@ class CacheSet(ClipSet):
     def reference_count(self) -> int:
         return self.num_clips
 
+    @property
+    def reference_keys(self) -> Sequence[str]:
+        return self.keys
+
     def reference_clips(self, indices: Sequence[int]) -> np.ndarray:
         """The prompts' own clips.
 

@@ -105,6 +105,7 @@ def _record(
             network_evaluations=run.network_evaluations,
             seconds=run.seconds,
             peak_memory_bytes=run.peak_memory_bytes,
+            health=run.health,
         ),
         timing=Timing(
             sample_seconds_per_clip=seconds[0],
@@ -180,11 +181,12 @@ def evaluate_floor(
     else:
         key = real_key(backbone, eval_set, kind == "codec", bench.batch)
     clips = bench.clips(made, progress, ClipLog(key), given=side.task == "i2v")
+    broken = clips.why_broken
     return Record(
         cell=floor_cell(backbone, eval_set, kind),
         sampling=sampling,
-        metrics=clips.scores(),
-        diagnostics=clips.diagnostics(),
+        metrics=bench.skipped(broken) if broken else clips.scores(),
+        diagnostics={} if broken else clips.diagnostics(),
         eval_set=eval_set.describe(),
         training=TrainingCost(),
         timing=Timing(

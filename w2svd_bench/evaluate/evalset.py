@@ -87,6 +87,11 @@ class ClipSet(ABC):
     def reference_clips(self, indices: Sequence[int]) -> np.ndarray:
         """Reference clips as uint8 (B, F, H, W, 3)."""
 
+    @property
+    def reference_keys(self) -> Sequence[str] | None:
+        """What each reference clip belongs to, as `keys`, where they are the prompts' own clips; None: others'."""
+        return None
+
     @abstractmethod
     def reference_key(self, extractor: str) -> str:
         """A hash of all that what is made of the reference clips depends on: of the ``clips``, or of their features."""

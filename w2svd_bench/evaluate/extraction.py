@@ -90,6 +90,11 @@ class Extraction:
         every = self.world.gather(self.world.together(own))
         return sorted((part for share in every for part in share), key=lambda part: part.first)
 
+    def _kept_as(self, net_id: str) -> str:
+        """Another kind of device gives other last bits, which a score must not depend on by what was made first."""
+        kind = self.world.device.partition(":")[0]
+        return net_id if kind == "cpu" else f"{net_id}; on {kind}"
+
     def _known(self, batch: range, log: ClipLog | None, videos: Videos | None) -> Part | None:
         """A batch that was read before; None if anything of it is missing."""
         logged = log.get(batch) if log is not None else None
@@ -97,7 +102,7 @@ class Extraction:
             return None
         features = {}
         for net_id in self.nets:
-            found = self.store.get(net_id, logged.sha256)
+            found = self.store.get(self._kept_as(net_id), logged.sha256)
             if len(found) < len(set(logged.sha256)):
                 return None
             features[net_id] = np.stack([found[key] for key in logged.sha256])
@@ -114,7 +119,7 @@ class Extraction:
         if self.store is not None:
             for net_id, values in features.items():
                 if np.isfinite(values).all():
-                    self.store.put(net_id, dict(zip(logged.sha256, values, strict=True)))
+                    self.store.put(self._kept_as(net_id), dict(zip(logged.sha256, values, strict=True)))
         return Part(clips.indices[0], logged, features)
 
 
@@ -153,4 +158,5 @@ def _latents(clips: Sampled) -> tuple[list[float], int, tuple[float, float]]:
     if clips.latents is None:
         return [], 0, seconds
     flat = clips.latents.float().flatten(1)
-    return flat.square().mean(1).tolist(), int((~torch.isfinite(flat).all(1)).sum()), seconds
+    power = flat.square().mean(1)  # not finite either where numbers above 1.8e19 are
+    return power.tolist(), int((~torch.isfinite(power)).sum()), seconds

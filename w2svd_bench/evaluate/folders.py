@@ -144,9 +144,14 @@ def score_folders(
         _check_frames(theirs.stock, corpus)
 
     rows = _Scorer(ours, theirs, statistics).rows(metrics)
+    unwritten = []
     if export is not None and theirs is not None:
         (metric,) = _frechet(corpus)
-        write_statistics(export, metric.statistics(theirs.features(metric.net.id)))
+        reason = next(row.reason for row in rows if row.metric == metric.name)
+        if reason is None:
+            write_statistics(export, metric.statistics(theirs.features(metric.net.id)))
+        else:
+            unwritten = [f"{export} is not written, since there is no {metric.name}: {reason}"]
     return Outcome(
         results=tuple(rows),
         generated=ours.about(),
@@ -155,6 +160,7 @@ def score_folders(
         warnings=(
             *(line for side in sides for line in side.stock.warnings),
             *_shared(ours, theirs),
+            *unwritten,
             *([f"{reference} is not looked at: no metric asked for needs it"] if reference and not corpus else []),
         ),
         provenance=provenance(_device_name(rules.device)) | {"clips_at_a_time": rules.batch},
@@ -259,7 +265,7 @@ class _Scorer:
         keys = [self.ours.belongs_to(item) for item, _ in known]
         se = cluster_bootstrap(numbers, keys).se if len(set(keys)) > 1 else None
         rewritten = sum(not item.plain_video for item, _ in known)
-        flags = (*what.flags, *([f"{rewritten} file(s) rewritten as near-lossless H.264"] if rewritten else []))
+        flags = (*what.flags, *([f"{rewritten} file(s) rewritten as lossless H.264"] if rewritten else []))
         return self._row(what, what.name, len(known), None, flags, math.fsum(numbers) / len(numbers), se)
 
     def _row(

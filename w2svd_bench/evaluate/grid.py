@@ -26,7 +26,7 @@ from w2svd_bench.evaluate.store import FeatureStore
 from w2svd_bench.metrics.base import ClipMetric, CorpusMetric, Metric
 from w2svd_bench.metrics.diagnostics import Reader
 from w2svd_bench.metrics.mini_nets import SIZE
-from w2svd_bench.record import Cell, EvalSet, Record, read_records, write_record
+from w2svd_bench.record import Cell, EvalSet, Record, Score, SkippedScore, read_records, write_record
 from w2svd_bench.registry import METRICS
 from w2svd_bench.train.run import Run
 from w2svd_bench.types import Cond
@@ -133,7 +133,7 @@ class Grid:
             new += 1
         for others in self.world.gather(frames):
             frames.update(others)
-        self.world.agree(lambda: self._sheet(subject, steps, frames, new > 0))
+        self.world.agree(lambda: self._sheet(subject, steps, frames, bool(frames)))
         return new
 
     def _opened(self, folder: Path) -> Subject:
@@ -171,12 +171,18 @@ class Grid:
 
         def merged() -> None:
             old = self._old(record.cell)
-            others = {} if old is None else {k: v for k, v in old.metrics.items() if k not in record.metrics}
+            kept = {} if old is None or not self._fits(old, self.bench.wanted()) else old.metrics
+            others = {
+                name: score
+                for name, score in kept.items()
+                if name not in record.metrics
+                or (isinstance(score, Score) and isinstance(record.metrics[name], SkippedScore))
+            }
             if old is None or not others:
                 write_record(record, self.out / "records")
                 return
             earlier = [*old.provenance.get("earlier", []), {k: v for k, v in old.provenance.items() if k != "earlier"}]
-            update = {"metrics": others | record.metrics, "provenance": record.provenance | {"earlier": earlier}}
+            update = {"metrics": record.metrics | others, "provenance": record.provenance | {"earlier": earlier}}
             write_record(record.model_copy(update=update), self.out / "records")
 
         self.world.agree(merged)
@@ -189,7 +195,8 @@ class Grid:
 
     def _has(self, record: Record, wanted: dict[str, str]) -> bool:
         """Whether a record has all that is wanted, of the same set and by the same metrics."""
-        return self._fits(record, wanted) and wanted.keys() <= record.metrics.keys()
+        there = {name for name, score in record.metrics.items() if not getattr(score, "again", False)}
+        return self._fits(record, wanted) and wanted.keys() <= there
 
     def _fits(self, record: Record, wanted: dict[str, str]) -> bool:
         """Whether what a record has is of the same set, and what is wanted of it was measured in the same way."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +22,7 @@ from w2svd_bench.samplers import Sampler
 
 # What of this package is run between noise and pixels; a change in it must not find older clips.
 CODE = ("backbones", "data", "evaluate/sampling.py", "flow.py", "method.py", "rng.py", "samplers.py", "types.py")
-PACKAGES = ("diffusers", "numpy", "peft", "torch", "transformers")
+PACKAGES = ("av", "diffusers", "numpy", "peft", "pillow", "torch", "transformers")
 
 
 def run_key(subject: Subject, sampler: Sampler, eval_set: ClipSet, batch: int) -> str:
@@ -40,6 +41,11 @@ def real_key(backbone: Backbone, eval_set: ClipSet, through_codec: bool, batch: 
     return _key(backbone, "codec" if through_codec else "raw", None, eval_set, 0, batch)
 
 
+def reference_key(eval_set: ClipSet, device: str) -> str:
+    """The key of the set's reference clips, some of which are decoded on the device."""
+    return canonical_hash({"reference": eval_set.reference_key("clips"), **_work(device)})
+
+
 def _key(
     backbone: Backbone,
     weights_sha256: str,
@@ -56,15 +62,19 @@ def _key(
             "sampler": None if sampler is None else [sampler.kind, sampler.levels],
             "seed": seed,
             "set": [eval_set.name, eval_set.describe().prompts_sha256, eval_set.reference_key("clips")],
-            "size": [side.num_frames, side.height, side.width, side.fps, side.guidance, side.shift],
-            "engine": backbone.engine.model_dump(),
+            "side": {name: value for name, value in asdict(side).items() if name not in ("backbone", "recipe", "data")},
+            "engine": backbone.engine.model_dump(include={"dtype", "attention", "compile"}),
             # Batched sums round differently, and so do devices.
             "batch": batch,
-            "device": backbone.device.partition(":")[0],
-            "code": _code(),
-            "packages": {name: metadata.version(name) for name in PACKAGES},
+            **_work(backbone.device),
         }
     )
+
+
+def _work(device: str) -> dict[str, object]:
+    """What turns given data into clips: a kind of device, code, and packages."""
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    return {"device": device.partition(":")[0], "code": _code(), "packages": versions}
 
 
 @cache

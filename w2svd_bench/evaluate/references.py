@@ -8,17 +8,17 @@ Axes: N clips of a set, F frames, P readings.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from w2svd_bench.backbones.base import Backbone
+from w2svd_bench.errors import BenchError
 from w2svd_bench.evaluate.ahead import ahead
 from w2svd_bench.evaluate.evalset import BATCH, ClipSet, Progress
 from w2svd_bench.evaluate.extraction import Extraction, Net, Part
-from w2svd_bench.evaluate.origin import teacher_key
+from w2svd_bench.evaluate.origin import reference_key, teacher_key
 from w2svd_bench.evaluate.sampling import Sampled, sample_network
 from w2svd_bench.evaluate.store import ClipLog, FeatureStore
 from w2svd_bench.flow import schedule
@@ -95,10 +95,10 @@ def real_reference(
         return ahead(clips, batches)
 
     extraction = Extraction(nets, world or World(), batch, store or FeatureStore())
-    log = ClipLog(eval_set.reference_key("clips"))
-    with log.alone() if extraction.world.lead else nullcontext():
+    log = ClipLog(reference_key(eval_set, extraction.world.device))
+    with log.alone(extraction.world):
         parts = extraction.parts(eval_set.reference_count, made, progress, log)
-    return _reference(parts, nets, refused, reader, None, None)
+    return _reference(parts, nets, refused, reader, eval_set.reference_keys, None)
 
 
 def teacher_reference(
@@ -112,7 +112,11 @@ def teacher_reference(
 ) -> Reference:
     """Clips that the teacher makes of the set's prompts in 28 steps, with noise that no run is sampled with."""
     nets, refused = readers(eval_set, metrics, None)
-    name = f"teacher, {TEACHER_STEPS} steps, noise seed {TEACHER_SEED}"
+    side = backbone.side
+    name = (
+        f"teacher {backbone.teacher_sha256[:12]}, {TEACHER_STEPS} steps, shift {side.shift:g}, "
+        f"guidance {side.guidance:g}, noise seed {TEACHER_SEED}"
+    )
     if not nets:
         return Reference({}, None, refused, name)
 
@@ -121,8 +125,15 @@ def teacher_reference(
 
     extraction = Extraction(nets, world or World(), batch, store or FeatureStore())
     log = ClipLog(teacher_key(backbone, teacher_sampler(backbone), eval_set, TEACHER_SEED, batch))
-    with log.alone() if extraction.world.lead else nullcontext():
+    with log.alone(extraction.world):
         parts = extraction.parts(len(eval_set.prompts), made, progress, log)
+    broken = sum(part.logged.broken for part in parts)
+    if broken:
+        raise BenchError(
+            f"{broken} of the teacher's {len(eval_set.prompts)} clips hold numbers that are not finite",
+            "they can't be a reference: they would decode to black pictures",
+            "use another precision (engine.dtype) or --against real",
+        )
     return _reference(parts, nets, refused, None, eval_set.keys, name)
 
 

@@ -61,7 +61,7 @@ class Bench:
 
     def wanted(self) -> dict[str, str]:
         """The id of every score that a record gets, by its name."""
-        compared = {name: metric.id for name, metric, _ in self.comparisons()}
+        compared = {name: _against(metric.id, reference.name) for name, metric, reference in self.comparisons()}
         return compared | {one.name: one.id for metric in self.clip_metrics for one in metric.dimensions}
 
     def clips(self, made: Made, progress: Progress, log: ClipLog, given: bool) -> Clips:
@@ -74,7 +74,8 @@ class Bench:
         videos = Videos(log, self.eval_set, self.clip_metrics, progress, self.eval_set.given if given else None)
         extraction = Extraction(nets, self.world, self.batch, self.store)
         count = len(self.eval_set.prompts)
-        return Clips(self, extraction.parts(count, made, progress, log, videos if self.clip_metrics else None))
+        with log.alone(self.world):
+            return Clips(self, extraction.parts(count, made, progress, log, videos if self.clip_metrics else None))
 
     def skipped(self, reason: str) -> dict[str, AnyScore]:
         """A cell without scores, and why."""
@@ -99,6 +100,13 @@ class Clips:
     def __init__(self, bench: Bench, parts: Sequence[Part]) -> None:
         self.bench, self.parts = bench, parts
         self.broken = sum(part.logged.broken for part in parts)
+
+    @property
+    def why_broken(self) -> str:
+        """Why the cell has no scores; empty if it has."""
+        if not self.broken:
+            return ""
+        return f"{self.broken} of {len(self.bench.eval_set.prompts)} clips hold numbers that are not finite"
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -169,7 +177,8 @@ class Clips:
                 reason if count == len(values) else f"{count} of {len(values)} clips: {reason}"
                 for reason, count in reasons.items()
             )
-            return SkippedScore(skipped=told, direction=dimension.direction, version=dimension.version)
+            again = any(isinstance(value, Skipped) for value in values) and not self._refused(dimension.name)
+            return SkippedScore(skipped=told, direction=dimension.direction, version=dimension.version, again=again)
         return Score(
             value=estimate.value,
             se=estimate.se,
@@ -183,6 +192,13 @@ class Clips:
             flags=dimension.flags + self._enlarged(),
         )
 
+    def _refused(self, name: str) -> bool:
+        """Whether a dimension can't be had of clips of this size at all."""
+        size = self.bench.eval_set.describe()
+        factor = enlarged(size.height, size.width, self.bench.clip_metrics)
+        shown = size.frames, size.height * factor, size.width * factor, size.fps
+        return any(name in metric.refuses(*shown) for metric in self.bench.clip_metrics)
+
     def _enlarged(self) -> tuple[str, ...]:
         size = self.bench.eval_set.describe()
         factor = enlarged(size.height, size.width, self.bench.clip_metrics)
@@ -190,8 +206,12 @@ class Clips:
 
 
 def ids(scores: Mapping[str, AnyScore]) -> dict[str, str]:
-    """What measured each score of a record; nothing for those that could not be had."""
-    return {name: score.id for name, score in scores.items() if isinstance(score, Score)}
+    """What measured each score of a record, and against what; nothing for those that could not be had."""
+    return {name: _against(score.id, score.reference) for name, score in scores.items() if isinstance(score, Score)}
+
+
+def _against(metric_id: str, reference: str | None) -> str:
+    return metric_id if reference is None else f"{metric_id}; against {reference}"
 
 
 def _device_name(device: str) -> str:

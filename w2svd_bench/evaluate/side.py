@@ -311,5 +311,5 @@ def _decoded(item: Item, files: Mapping[str, Path | None]) -> np.ndarray | Unrea
     target = files.get(item.key)
     if target is not None:
         assert item.shape.fps is not None
-        write_video(frames, target, item.shape.fps)
+        write_video(frames, target, item.shape.fps, lossless=True)
     return frames

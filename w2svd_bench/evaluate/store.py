@@ -26,6 +26,7 @@ import numpy as np
 from w2svd_bench.errors import BenchError
 from w2svd_bench.folders import cache_folder
 from w2svd_bench.record import write_atomically
+from w2svd_bench.world import World
 
 SHARD_CLIPS = 64  # a shard is written when so many clips wait for it
 
@@ -45,7 +46,7 @@ class FeatureStore:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or cache_folder() / "features"
         self._known: dict[str, dict[str, np.ndarray]] = {}
-        self._read: dict[str, set[Path]] = {}
+        self._index: dict[str, dict[Path, frozenset[str]]] = {}  # the keys of each shard
         self._waiting: dict[str, dict[str, np.ndarray]] = {}
 
     def get(self, net_id: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -55,8 +56,9 @@ class FeatureStore:
             BenchError: a shard is damaged.
         """
         known = self._known.setdefault(net_id, {})
-        if not all(key in known for key in keys):
-            self._look(net_id)
+        wanted = {key for key in keys if key not in known}
+        if wanted:
+            self._look(net_id, wanted)
         return {key: known[key] for key in keys if key in known}
 
     def put(self, net_id: str, values: Mapping[str, np.ndarray]) -> None:
@@ -77,14 +79,15 @@ class FeatureStore:
     def _place(self, net_id: str) -> Path:
         return self._folder / hashlib.sha256(net_id.encode()).hexdigest()[:24]
 
-    def _look(self, net_id: str) -> None:
-        """Reads the shards that have come since the last time."""
-        read, known = self._read.setdefault(net_id, set()), self._known[net_id]
+    def _look(self, net_id: str, wanted: set[str]) -> None:
+        """Reads what is wanted: the keys of the shards that have come since the last time, and of shards the values."""
+        index, known = self._index.setdefault(net_id, {}), self._known[net_id]
         for path in sorted(self._place(net_id).glob("*.npz")):
-            if path not in read:
-                for key, value in _shard(path):
-                    known.setdefault(key, value)
-                read.add(path)
+            if path not in index:
+                index[path] = frozenset(_keys(path))
+        for path, held in index.items():
+            if not wanted.isdisjoint(held):
+                known |= {key: value.copy() for key, value in _shard(path) if key in wanted and key not in known}
 
     def _write(self, net_id: str) -> None:
         by_shape: dict[tuple[object, ...], dict[str, np.ndarray]] = {}
@@ -103,7 +106,7 @@ class FeatureStore:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(place / f"{name}.npz")
-            self._read.setdefault(net_id, set()).add(place / f"{name}.npz")
+            self._index.setdefault(net_id, {})[place / f"{name}.npz"] = frozenset(values)
 
 
 @dataclass(frozen=True)
@@ -154,14 +157,31 @@ class ClipLog:
         return self.folder / "videos" / f"{index:06}.mp4"
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Waits until no other process is making the same clips."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self.folder / "lock"):
+    def alone(self, world: World) -> Iterator[None]:
+        """Waits until nobody else is making the same clips: all processes of ``world`` wait for its leading one."""
+        lock = filelock.FileLock(self.folder / "lock")
+
+        def take() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+
+        world.agree(take)
+        try:
             yield
+        finally:
+            lock.release()  # nothing where it was not taken
 
     def _path(self, indices: Sequence[int]) -> Path:
         return self.folder / f"{indices[0]:06}-{len(indices)}.json"
+
+
+def _keys(path: Path) -> list[str]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            keys: list[str] = arrays["keys"].tolist()
+            return keys
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
 
 
 def _shard(path: Path) -> Iterator[tuple[str, np.ndarray]]:

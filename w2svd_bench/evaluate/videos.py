@@ -111,7 +111,11 @@ class Videos:
             found[dimension.name] |= values
             if store is not None:
                 # What could not be scored may have had a passing reason, so only numbers are kept.
-                kept = {sha256[i]: np.array([[v]]) for i, v in values.items() if not isinstance(v, Skipped)}
+                kept = {
+                    sha256[i]: np.array([[v]])
+                    for i, v in values.items()
+                    if not isinstance(v, Skipped) and np.isfinite(v)
+                }
                 store.put(dimension.id, kept)
         if store is not None:
             store.flush()
@@ -124,7 +128,7 @@ class Videos:
     def _key(self, index: int, content: str) -> str:
         """What a clip's values depend on: some look at its prompt, too, and some at the frame that it was given."""
         given = None if self.given is None else [self.log.folder.name, index]
-        return canonical_hash([content, self.eval_set.prompts[index], given])
+        return canonical_hash([content, self.eval_set.prompts[index], self.eval_set.describe().fps, self.factor, given])
 
     def _file(self, index: int) -> ClipFile:
         size, image = self.eval_set.describe(), None

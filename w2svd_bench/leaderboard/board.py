@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from w2svd_bench.errors import BenchError, unknown_name
+from w2svd_bench.leaderboard.reported import Reported
 from w2svd_bench.leaderboard.rows import Row, ordered, refuse_duplicates, refuse_mixtures, rows_of
-from w2svd_bench.leaderboard.table import Table, build, told_invalid
-from w2svd_bench.record import Record, Score
+from w2svd_bench.leaderboard.table import COLUMNS, Table, build, is_random_column, told_invalid
+from w2svd_bench.leaderboard.tidy import tidy
+from w2svd_bench.leaderboard.ties import Ties, ties_of
+from w2svd_bench.leaderboard.views import pivot, select
+from w2svd_bench.record import Direction, Record, Score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +36,17 @@ _COST_COLUMNS = (
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Records that may be compared, and their means over seeds. Build it with `from_records`, which checks them."""
+    """Records that may be compared, and their means over seeds. Build it with `from_records`, which checks them.
+
+    ``reported`` is what public sources state, shown beside our numbers of the same label, steps and metric.
+    """
 
     records: tuple[Record, ...]
     rows: tuple[Row, ...]
+    reported: tuple[Reported, ...] = ()
 
     @classmethod
-    def from_records(cls, records: Iterable[Record]) -> Leaderboard:
+    def from_records(cls, records: Iterable[Record], reported: Iterable[Reported] = ()) -> Leaderboard:
         """Groups records by (backbone, label, steps) and averages over seeds.
 
         Raises:
@@ -49,11 +58,26 @@ class Leaderboard:
             raise BenchError("there is no leaderboard to show", "no records were found", "run `w2svd-bench eval` first")
         refuse_duplicates(known)
         refuse_mixtures(known)
-        return cls(tuple(known), tuple(rows_of(known)))
+        return cls(tuple(known), tuple(rows_of(known)), tuple(reported))
 
     @property
     def backbones(self) -> list[str]:
         return sorted({row.backbone for row in self.rows})
+
+    @cached_property
+    def ties(self) -> dict[str, Ties]:
+        """By backbone: the rows that are not shown to be worse than the best. Random weights are not judged."""
+        found = {}
+        for backbone in self.backbones:
+            records = [one for one in self.records if one.cell.backbone == backbone]
+            rows = [row for row in self.rows if row.backbone == backbone]
+            metrics = {name: way for name, way in _directions(records).items() if not is_random_column(rows, name)}
+            found[backbone] = ties_of(records, rows, metrics)
+        return found
+
+    def tidy(self) -> pd.DataFrame:
+        """One row a number, see `tidy.COLUMNS`."""
+        return tidy(self.records)
 
     def wide(self) -> pd.DataFrame:
         """One line a record, with every number in full; a score that could not be had is missing (NaN).
@@ -76,11 +100,25 @@ class Leaderboard:
             raise BenchError("the wide table can't be made", why, "rename the metric or diagnostic")
         return pd.DataFrame([_line(one) for one in self.records], columns=columns)
 
-    def table(self, backbone: str | None = None, diagnostics: bool = False) -> Table:
+    def columns(self) -> dict[str, str]:
+        """What `table` can be asked for: titles and names in the CSV, each with its name in the CSV."""
+        known = {name: one.key for one in COLUMNS for name in (one.title, one.key)}
+        return known | {name: name for one in self.records for name in (*one.metrics, *one.diagnostics)}
+
+    def table(
+        self, backbone: str | None = None, diagnostics: bool = False, columns: Sequence[str] = (), by: str = ""
+    ) -> Table:
         """The table of one backbone, which may be left out when there is only one.
 
+        Args:
+            backbone: whose table.
+            diagnostics: whether diagnostics are shown.
+            columns: only these, by title or by name in the CSV, behind the method and its steps; all if there are none.
+            by: pivots the table, "steps" or a metric: one row a method, a group of columns for each number of steps.
+
         Raises:
-            BenchError: there is no such backbone, or none was named and there are several.
+            BenchError: there is no such backbone, or none was named and there are several; no table has such a column;
+                there is nothing to pivot by.
         """
         if backbone is None and len(self.backbones) > 1:
             known = ", ".join(self.backbones)
@@ -88,14 +126,27 @@ class Leaderboard:
         chosen = self.backbones[0] if backbone is None else backbone
         if chosen not in self.backbones:
             raise unknown_name("backbone", chosen, self.backbones)
+        for name in columns:
+            if name not in self.columns():
+                raise unknown_name("column", name, self.columns())
         ours = [one for one in self.records if one.cell.backbone == chosen]
-        directions = {name: score.direction for one in ours for name, score in one.metrics.items()}
         rows = [row for row in self.rows if row.backbone == chosen]
-        return build(rows, dict(sorted(directions.items())), ours[0].eval_set, diagnostics)
+        shown = {name: way for name, way in _directions(ours).items() if name in columns or not columns}
+        more = sorted({name for row in rows for name in row.diagnostics if name in columns or diagnostics})
+        stated = [one for one in self.reported if one.backbone == chosen]
+        table = build(rows, shown, ours[0].eval_set, more, self.ties[chosen], stated)
+        if columns:
+            table = select(table, [*columns, *(more if diagnostics else ())])
+        return pivot(table, by, cells=bool(columns)) if by else table
 
-    def tables(self, diagnostics: bool = False) -> list[Table]:
-        """One table for each backbone."""
-        return [self.table(backbone, diagnostics) for backbone in self.backbones]
+    def tables(self, diagnostics: bool = False, columns: Sequence[str] = (), by: str = "") -> list[Table]:
+        """One table for each backbone, see `table`."""
+        return [self.table(backbone, diagnostics, columns, by) for backbone in self.backbones]
+
+
+def _directions(records: Iterable[Record]) -> dict[str, Direction]:
+    """Which way each metric of the records is better, by name."""
+    return dict(sorted((name, score.direction) for one in records for name, score in one.metrics.items()))
 
 
 def _score_columns(one: Record) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def compare(records: Iterable[Record], a: str, b: str, steps: Sequence[int] | No
     ours, theirs = ([one for one in chosen if one.cell.label == label] for label in (a, b))
     cells, left_out = _paired(ours, theirs, steps)
     metrics = sorted({name for one in chosen for name in one.metrics})
-    outcomes = [_outcome(name, number, pairs) for name in metrics for number, pairs in cells.items()]
+    outcomes = [outcome(name, number, pairs) for name in metrics for number, pairs in cells.items()]
     differences = tuple(one for one in outcomes if isinstance(one, Difference))
     missing = tuple(one for one in outcomes if isinstance(one, Missing))
     if not differences:
@@ -181,7 +181,8 @@ def _told(cells: Iterable[tuple[int, int]]) -> str:
     return ", ".join(f"steps {number} (seed {', '.join(map(str, seeds))})" for number, seeds in by_steps.items())
 
 
-def _outcome(metric: str, steps: int | None, pairs: _Pairs) -> Difference | Missing:
+def outcome(metric: str, steps: int | None, pairs: _Pairs) -> Difference | Missing:
+    """The paired difference in one metric of records that belong together, or why there is none."""
     scores: list[tuple[Score, Score]] = []
     for one, other in pairs.values():
         a, b = one.metrics.get(metric), other.metrics.get(metric)

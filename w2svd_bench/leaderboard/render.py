@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2svd_bench.leaderboard.board import Leaderboard
-from w2svd_bench.leaderboard.table import Column, Entry, Table
+from w2svd_bench.leaderboard.reported import Reported
+from w2svd_bench.leaderboard.table import TIE, Column, Entry, Table
 from w2svd_bench.record import Record, write_atomically
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': "''",
+    "†": r"\dag{}",
     "—": "---",
     "–": "--",
     "±": r"$\pm$",
@@ -45,30 +48,61 @@ _LATEX = {
 }
 
 
-def write_leaderboard(records: Iterable[Record], folder: Path) -> tuple[Path, Path, Path]:
-    """Writes leaderboard.csv, .md and .tex, each as a whole or not at all, and returns their paths.
+# A table that is wider than the line is shrunk to it, which takes graphicx; without that it sticks out.
+_LATEX_FIT = (
+    r"\leavevmode\ifdim\wd2>\linewidth\ifdefined\resizebox\resizebox{\linewidth}{!}{\box2}\else\box2\fi\else\box2\fi"
+)
+_NOTE = "generated from records by `w2svd-bench leaderboard`: change those, not this file"
 
-    All three are rendered before the first is written, so that records that can't be compared leave the old files.
+
+def write_leaderboard(
+    records: Iterable[Record], folder: Path, reported: Iterable[Reported] = ()
+) -> tuple[Path, Path, Path, Path]:
+    """Writes the files of `write_board` from records.
 
     Raises:
         BenchError: see `Leaderboard.from_records`.
     """
-    board = Leaderboard.from_records(records)
-    tables = board.tables()
-    csv = to_csv(board)
-    note = "generated from records by `w2svd-bench leaderboard`: change those, not this file"
-    markdown = f"<!-- {note} -->\n\n" + "\n".join(to_markdown(table) for table in tables)
-    latex = f"% {note}\n% needs \\usepackage{{booktabs}}\n" + "\n".join(to_latex(table) for table in tables)
-    return (
-        write_atomically(folder / "leaderboard.csv", csv),
-        write_atomically(folder / "leaderboard.md", markdown),
-        write_atomically(folder / "leaderboard.tex", latex),
-    )
+    board = Leaderboard.from_records(records, reported)
+    return write_board(board, board.tables(), folder)
+
+
+def write_board(board: Leaderboard, tables: Sequence[Table], folder: Path) -> tuple[Path, Path, Path, Path]:
+    """Writes leaderboard.csv, leaderboard-tidy.csv, .md and .tex, each as a whole or not at all; returns their paths.
+
+    All are rendered before the first is written, so that what can't be rendered leaves the old files.
+    """
+    texts = {
+        "leaderboard.csv": to_csv(board),
+        "leaderboard-tidy.csv": to_tidy_csv(board),
+        "leaderboard.md": to_markdown_page(tables),
+        "leaderboard.tex": to_latex_file(tables),
+    }
+    wide, tidy, markdown, latex = (write_atomically(folder / name, text) for name, text in texts.items())
+    return wide, tidy, markdown, latex
 
 
 def to_csv(board: Leaderboard) -> str:
     """The wide table, one line a record, numbers in full."""
     return board.wide().to_csv(index=False, lineterminator="\n")
+
+
+def to_tidy_csv(board: Leaderboard) -> str:
+    """One line a number, in full."""
+    return board.tidy().to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown_page(tables: Iterable[Table]) -> str:
+    """All tables in one file, which says where it comes from."""
+    return f"<!-- {_NOTE} -->\n\n" + "\n".join(to_markdown(table) for table in tables)
+
+
+def to_latex_file(tables: Iterable[Table]) -> str:
+    """All tables in one file, which says where it comes from and what it needs."""
+    return (
+        f"% {_NOTE}\n% needs \\usepackage{{booktabs}}; with graphicx, tables that are too wide are shrunk\n"
+        + "\n".join(to_latex(table) for table in tables)
+    )
 
 
 def to_markdown(table: Table) -> str:
@@ -77,11 +111,15 @@ def to_markdown(table: Table) -> str:
     def shown(entry: Entry) -> str:
         text = _markdown(entry.text)
         text = {"best": f"**{text}**", "second": f"<ins>{text}</ins>", "": text}[entry.mark]
+        text += TIE if entry.tie else ""
         text += f" ± {entry.interval}" if entry.interval else ""
         return text + (f"<sup>{entry.note}</sup>" if entry.note else "")
 
+    def heading(column: Column) -> str:
+        return _markdown(column.title) + _ARROWS[column.direction] + (f" at {column.group}" if column.group else "")
+
     lines = [
-        _pipes(_markdown(column.title) + _ARROWS[column.direction] for column in table.columns),
+        _pipes(map(heading, table.columns)),
         _pipes(":---" if column.is_text else "---:" for column in table.columns),
         *(_pipes(map(shown, row)) for row in table.rows),
     ]
@@ -95,6 +133,7 @@ def to_latex(table: Table) -> str:
     def shown(entry: Entry) -> str:
         text = _latex(entry.text)
         text = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", "": text}[entry.mark]
+        text += rf"\textsuperscript{{{_latex(TIE)}}}" if entry.tie else ""
         text += rf" {{\scriptsize $\pm$ {entry.interval}}}" if entry.interval else ""
         return text + (rf"\textsuperscript{{{entry.note}}}" if entry.note else "")
 
@@ -110,42 +149,67 @@ def to_latex(table: Table) -> str:
         r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{_latex(table.caption)}}}",
         rf"\label{{tab:leaderboard-{name}}}",
-        rf"\begin{{tabular}}{{{''.join('l' if column.is_text else 'r' for column in table.columns)}}}",
+        rf"\setbox2\hbox{{\begin{{tabular}}{{{''.join('l' if column.is_text else 'r' for column in table.columns)}}}",
         r"\toprule",
+        *_latex_groups(table.columns),
         line([_latex(column.title + _ARROWS[column.direction]) for column in table.columns]),
         r"\midrule",
         *rows,
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
+        _LATEX_FIT,
         *(rf"\par\smallskip\textsuperscript{{{i}}} {_latex(note)}" for i, note in enumerate(table.notes, start=1)),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def to_rich(table: Table) -> rich.table.Table:
-    """The table for a terminal: the columns that have a brief title, and footnotes and caption under them."""
+def to_rich_parts(table: Table, width: int) -> list[rich.table.Table]:
+    """The table for a terminal, in parts so that no column is cut off; each begins with the method."""
+    brief = [i for i, column in enumerate(table.columns) if column.brief]
+    head = [i for i in brief if table.columns[i].is_text or table.columns[i].brief == "steps"]
+
+    def cells(i: int) -> int:
+        own = len(table.columns[i].brief + _ARROWS[table.columns[i].direction])
+        texts = (
+            entry.text + (f" ± {entry.interval}" if entry.interval else "") for entry in (r[i] for r in table.rows)
+        )
+        notes = max((len(f" ({row[i].note})") for row in table.rows if row[i].note), default=0)
+        return max(own, *map(len, texts)) + notes + 2
+
+    room = width - sum(map(cells, head)) - 2
+    parts: list[list[int]] = [[]]
+    for i in (i for i in brief if i not in head):
+        if parts[-1] and sum(map(cells, parts[-1])) + cells(i) > room:
+            parts.append([])
+        parts[-1].append(i)
+    return [to_rich(table, [*head, *part], last=part is parts[-1]) for part in parts]
+
+
+def to_rich(table: Table, brief: Sequence[int] | None = None, last: bool = True) -> rich.table.Table:
+    """The table for a terminal: the columns with a brief title, or those named; under the last, notes and caption."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
     def shown(entry: Entry) -> Text:
         text = Text(entry.text, style={"best": "bold", "second": "underline", "": ""}[entry.mark])
+        text.append(TIE if entry.tie else "", style="not bold not underline")
         text.append(f" ± {entry.interval}" if entry.interval else "", style="not bold not underline dim")
         return text.append(f" ({entry.note})" if entry.note else "", style="not bold not underline")
 
     def heading(column: Column) -> Text:
-        return Text(column.brief + _ARROWS[column.direction])
+        return Text((f"{column.group}\n" if column.group else "") + column.brief + _ARROWS[column.direction])
 
     notes = [f"({i}) {note}" for i, note in enumerate(table.notes, start=1)]
     result = RichTable(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
-        caption=Text("\n".join([*notes, table.caption])),
+        caption=Text("\n".join([*notes, table.caption])) if last else None,
         caption_justify="left",
     )
-    brief = [i for i, column in enumerate(table.columns) if column.brief]
+    brief = [i for i, column in enumerate(table.columns) if column.brief] if brief is None else brief
     for column in (table.columns[i] for i in brief):
         result.add_column(
             heading(column),
@@ -156,6 +220,22 @@ def to_rich(table: Table) -> rich.table.Table:
     for i, row in enumerate(table.rows, start=1):
         result.add_row(*(shown(row[column]) for column in brief), end_section=i == table.num_reference)
     return result
+
+
+def _latex_groups(columns: Sequence[Column]) -> list[str]:
+    """A line of headings over groups of columns, with rules under them; nothing where there are no groups."""
+    if not any(column.group for column in columns):
+        return []
+    cells, rules, first = [], [], 1
+    for group, found in itertools.groupby(columns, key=lambda column: column.group):
+        span = len(list(found))
+        if group:
+            cells.append(rf"\multicolumn{{{span}}}{{c}}{{{_latex(group)}}}")
+            rules.append(rf"\cmidrule(lr){{{first}-{first + span - 1}}}")
+        else:
+            cells += [""] * span
+        first += span
+    return [" & ".join(cells) + r" \\", " ".join(rules)]
 
 
 def _pipes(texts: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from w2svd_bench.errors import BenchError
-from w2svd_bench.record import Record, Score, SkippedScore
+from w2svd_bench.record import Record, Score, SkippedScore, TrainingCost
 
 # What no generator can be expected to beat, in the order in which it is shown on top; never best. Real clips against
 # the reference clips are the noise floor of that reference, the teacher's against its own those of the teacher's.
@@ -38,7 +38,10 @@ class Mean:
 
 @dataclass(frozen=True)
 class Row:
-    """One (backbone, label, steps): means over its seeds. A score that could not be had is the reason, as text."""
+    """One (backbone, label, steps): means over its seeds. A score that could not be had is the reason, as text.
+
+    ``peak_memory_bytes`` is the highest of all seeds' trainings; None where one trained and did not measure it.
+    """
 
     backbone: str
     method: str
@@ -50,9 +53,11 @@ class Row:
     scores: Mapping[str, Mean | str]
     diagnostics: Mapping[str, float]
     sample_seconds_per_clip: float
+    training_iterations: float
     generator_updates: float
     network_evaluations: float
     training_seconds: float
+    peak_memory_bytes: int | None
 
     @property
     def is_reference(self) -> bool:
@@ -152,10 +157,17 @@ def _row(records: Sequence[Record], metrics: Sequence[str]) -> Row:
         scores={name: _mean(name, records) for name in metrics},
         diagnostics={name: statistics.fmean(one.diagnostics[name] for one in records) for name in diagnostics},
         sample_seconds_per_clip=statistics.fmean(one.timing.sample_seconds_per_clip for one in records),
+        training_iterations=statistics.fmean(one.training.iterations for one in records),
         generator_updates=statistics.fmean(one.training.updates.get("generator", 0) for one in records),
         network_evaluations=statistics.fmean(one.training.network_evaluations for one in records),
         training_seconds=statistics.fmean(one.training.seconds for one in records),
+        peak_memory_bytes=_peak([one.training for one in records]),
     )
+
+
+def _peak(trainings: Sequence[TrainingCost]) -> int | None:
+    unknown = any(one.iterations and not one.peak_memory_bytes for one in trainings)
+    return None if unknown else max(one.peak_memory_bytes for one in trainings)
 
 
 def _mean(name: str, records: Sequence[Record]) -> Mean | str:

@@ -4,47 +4,54 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from w2svd_bench.leaderboard.reported import Reported
 from w2svd_bench.leaderboard.rows import Mean, Row
+from w2svd_bench.leaderboard.ties import Ties
 from w2svd_bench.record import Direction, EvalSet
 
 DASH = "—"
 # The flag of a metric whose network has random weights, and what its name has behind it: as in metrics/base.py, which
 # loads torch.
 STAND_IN, STAND_IN_NAME = "stand-in weights", "[stand-in]"
-# Costs by title, with the short one for a terminal; those without stand in the files only.
-_COSTS = {
-    "seconds a clip": "s/clip",
-    "generator updates": "updates",
-    "network evaluations": "",
-    "training seconds": "train s",
-}
+# Marks what is not shown to be worse than the best.
+TIE = "†"
 
 
 @dataclass(frozen=True)
 class Column:
     """A column's title, which way its numbers are better ("" for neither), and whether it holds words.
 
-    ``brief`` is the title on a terminal, where every column counts; "" leaves the column out there.
+    ``brief`` is the title on a terminal, where every column counts; "" leaves the column out there. ``key`` is what the
+    CSV calls it. ``part`` says what its entries belong to: "row" tells rows apart, a "score" was measured, a "cell" is
+    another number of these steps, and a "label" is the same at all steps. Columns of one ``group`` have it as a common
+    heading.
     """
 
     title: str
     direction: Literal["up", "down", ""] = ""
     is_text: bool = False
     brief: str = ""
+    key: str = ""
+    part: Literal["row", "cell", "score", "label"] = "label"
+    group: str = ""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What stands in a row and column: a number or word, its interval, its mark and the footnote it points to."""
+    """What stands in a row and column: a number or word, its interval, its mark and the footnote it points to.
+
+    ``tie`` is for what is not the best, and not shown to be worse than it.
+    """
 
     text: str
     interval: str = ""
     mark: Literal["best", "second", ""] = ""
     note: int | None = None  # counted from 1
+    tie: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,45 +66,81 @@ class Table:
     notes: tuple[str, ...]
 
 
-def build(rows: Sequence[Row], directions: Mapping[str, Direction], eval_set: EvalSet, diagnostics: bool) -> Table:
+_IDENTITY = (
+    Column("method", is_text=True, brief="method", key="label", part="row"),
+    Column("steps", brief="steps", key="steps", part="row"),
+    Column("nfe", brief="nfe", key="nfe", part="cell"),
+)
+_COSTS = (
+    Column("seconds a clip", brief="s/clip", key="sample_seconds_per_clip", part="cell"),
+    Column("training iterations", key="training_iterations"),
+    Column("generator updates", brief="updates", key="generator_updates"),
+    Column("network evaluations", key="network_evaluations"),
+    Column("training seconds", brief="train s", key="training_seconds"),
+    Column("peak memory (GB)", brief="GB", key="peak_memory_bytes"),
+)
+# Of every table, whatever was measured.
+COLUMNS = (*_IDENTITY, *_COSTS, Column("seeds", brief="seeds", key="seed"), Column("n", key="num_clips"))
+
+
+def build(
+    rows: Sequence[Row],
+    directions: Mapping[str, Direction],
+    eval_set: EvalSet,
+    diagnostics: Sequence[str] = (),
+    ties: Ties | None = None,
+    reported: Sequence[Reported] = (),
+) -> Table:
     """The table of the rows of one backbone.
 
     Args:
         rows: in the order in which they are shown, the noise floors first.
         directions: which way each metric is better; its keys are the metrics that are shown.
         eval_set: the one that all rows were measured on.
-        diagnostics: whether to show the diagnostics as well.
+        diagnostics: those that are shown as well.
+        ties: of these rows.
+        reported: what public sources state; numbers of other rows are left out.
     """
-    shown = sorted({name for row in rows for name in row.diagnostics}) if diagnostics else []
+    ties = ties or Ties()
     shared = {name: _shared_flags(rows, name) for name in directions}
-    random = [name for name in directions if any(is_random(name, flags) for flags in _flags(rows, name) or [()])]
-    scores = {name: _scores(rows, name, directions[name], ranked=name not in random) for name in directions}
+    random = [name for name in directions if is_random_column(rows, name)]
+    scores = {name: _scores(rows, name, directions[name], name not in random, ties) for name in directions}
+    stated = {name: {(one.label, one.steps): one for one in reported if one.metric == name} for name in directions}
+    stated = {name: found for name, found in stated.items() if any((row.label, row.steps) in found for row in rows)}
     notes: list[str] = []
+
+    def with_note(entry: Entry, reason: str) -> Entry:
+        if reason and reason not in notes:
+            notes.append(reason)
+        return replace(entry, note=notes.index(reason) + 1) if reason else entry
+
     lines = []
     for i, row in enumerate(rows):
         line = [Entry(row.label), *_unless(row.is_reference, str(row.steps), str(row.nfe))]
         for name in directions:
-            entry, reason = scores[name][i], _remark(row, name, shared[name])
-            if reason and reason not in notes:
-                notes.append(reason)
-            line.append(replace(entry, note=notes.index(reason) + 1) if reason else entry)
-        line += [Entry(number(row.diagnostics[name]) if name in row.diagnostics else DASH) for name in shown]
-        costs = (row.generator_updates, row.network_evaluations, row.training_seconds)
+            line.append(with_note(scores[name][i], _remark(row, name, shared[name])))
+            if name in stated:
+                one = stated[name].get((row.label, row.steps))
+                line.append(with_note(Entry(one.value), one.told) if one else Entry(DASH))
+        line += [Entry(number(row.diagnostics[name]) if name in row.diagnostics else DASH) for name in diagnostics]
+        costs = (row.training_iterations, row.generator_updates, row.network_evaluations, row.training_seconds)
         seconds = number(row.sample_seconds_per_clip) if row.sample_seconds_per_clip else DASH  # nothing was sampled
-        line += _unless(row.is_reference, seconds, *map(number, costs))
+        peak = DASH if row.peak_memory_bytes is None else number(row.peak_memory_bytes / 1e9)
+        line += _unless(row.is_reference, seconds, *map(number, costs), peak)
         line += [Entry(str(len(row.seeds))), Entry(str(row.num_clips))]
         lines.append(tuple(line))
-    columns = [
-        Column("method", is_text=True, brief="method"),
-        Column("steps", brief="steps"),
-        Column("nfe", brief="nfe"),
-    ]
-    columns += [Column(name, direction, brief=name) for name, direction in directions.items()]
-    columns += [Column(name, brief=name) for name in shown]
-    columns += [Column(title, brief=brief) for title, brief in _COSTS.items()]
-    columns += [Column("seeds", brief="seeds" if any(len(row.seeds) > 1 for row in rows) else ""), Column("n")]
+    columns = [*_IDENTITY]
+    for name, direction in directions.items():
+        columns.append(Column(name, direction, brief=name, key=name, part="score"))
+        if name in stated:
+            columns.append(Column(f"{name} reported", brief="reported", key=name, part="score"))
+    columns += [Column(name, brief=name, key=name, part="score") for name in diagnostics]
+    columns += _COSTS
+    seeds = Column("seeds", brief="seeds" if any(len(row.seeds) > 1 for row in rows) else "", key="seed")
+    columns += [seeds, Column("n", key="num_clips")]
     num_reference = sum(row.is_reference for row in rows)
-    caption = warning(random) + _caption(rows[0].backbone, eval_set) + told_flags(shared)
+    caption = warning(random) + _caption(rows[0].backbone, eval_set) + _told_ties(ties, directions)
+    caption += (" Reported: what a public source states of its own measurement." if stated else "") + told_flags(shared)
     return Table(rows[0].backbone, caption, tuple(columns), tuple(lines), num_reference, tuple(notes))
 
 
@@ -133,6 +176,11 @@ def told_flags(shared: Mapping[str, Sequence[str]]) -> str:
     return f" Flags: {told}." if told else ""
 
 
+def is_random_column(rows: Sequence[Row], metric: str) -> bool:
+    """Whether a number of this metric, or all that it would have, come from random weights."""
+    return any(is_random(metric, flags) for flags in _flags(rows, metric) or [()])
+
+
 def is_random(metric: str, flags: Sequence[str]) -> bool:
     """Whether a metric's network has random weights, by the metric's name or its flags."""
     return STAND_IN_NAME in metric or STAND_IN in flags
@@ -143,7 +191,7 @@ def told_invalid(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} ({reason})" for reason, count in sorted(counts.items()) if count)
 
 
-def _scores(rows: Sequence[Row], name: str, direction: Direction, ranked: bool) -> list[Entry]:
+def _scores(rows: Sequence[Row], name: str, direction: Direction, ranked: bool, ties: Ties) -> list[Entry]:
     """A metric's column. Ranks follow the digits that are shown: what reads the same is marked the same."""
     means = [row.scores[name] for row in rows]
     found = [mean for mean in means if isinstance(mean, Mean)]
@@ -162,7 +210,8 @@ def _scores(rows: Sequence[Row], name: str, direction: Direction, ranked: bool) 
             place = sorted(set(numbers), reverse=direction == "up").index(float(text))
             mark = "best" if place == 0 else "second" if place == 1 else ""
         interval = mean.interval if isinstance(mean, Mean) else None
-        entries.append(Entry(text, "" if interval is None else f"{interval:.{digits}f}", mark))
+        tie = (row.label, row.steps, name) in ties.tied
+        entries.append(Entry(text, "" if interval is None else f"{interval:.{digits}f}", mark, tie=tie))
     return entries
 
 
@@ -191,6 +240,16 @@ def _flags(rows: Sequence[Row], metric: str) -> list[tuple[str, ...]]:
     return [score.flags for score in (row.scores[metric] for row in rows) if isinstance(score, Mean)]
 
 
+def _told_ties(ties: Ties, metrics: Iterable[str]) -> str:
+    """What the mark of a tie means, and where it could not be given; "" where nothing could be judged."""
+    shown = set(metrics)
+    if not ties.judged & shown:
+        return ""
+    gaps = sorted(ties.unjudged & shown)
+    told = f" {TIE}: not shown to be worse than the best at the same number of steps (95 %, paired by prompt and seed)."
+    return told + (f" Not judged in every row, for want of paired values: {', '.join(gaps)}." if gaps else "")
+
+
 def _unless(is_reference: bool, *texts: str) -> list[Entry]:
     """Reference rows were neither trained for nor compete in speed: a dash where methods have numbers."""
     return [Entry(DASH if is_reference else text) for text in texts]
@@ -201,5 +260,5 @@ def _caption(backbone: str, ours: EvalSet) -> str:
         f"Backbone {backbone}, eval set {ours.name}: n = {ours.num_clips} clips of {ours.frames} frames of "
         f"{ours.width}×{ours.height} at {ours.fps:g} frames a second, against {ours.reference}. "
         "Behind ±: the SD over seeds, or the standard error where there is one seed. "
-        "Bold and underlined: best and second at the same number of steps."
+        "Peak memory: of training. Bold and underlined: best and second at the same number of steps."
     )

@@ -97,7 +97,7 @@ class FrechetMetric(CorpusMetric):
 
     def __init__(self, net: FeatureNet) -> None:
         super().__init__(net)
-        self._last: tuple[object, Reference] | None = None
+        self._known: list[tuple[object, Reference]] = []  # real clips, and the teacher's
 
     @property
     def distance(self) -> str:
@@ -143,16 +143,18 @@ class FrechetMetric(CorpusMetric):
 
     def _prepared(self, reference: Features | Moments | Statistics) -> Reference:
         """The reference with its factor, which is computed once: one reference serves all cells of a grid."""
-        if self._last is None or self._last[0] is not reference:
-            if isinstance(reference, Features):
-                prepared = Reference.of(_pool(reference), clips=len(reference))
-            elif isinstance(reference, Moments):
-                prepared = Reference.from_moments(reference)
-            else:
-                reference.check(self.net)
-                prepared = Reference.from_statistics(reference)
-            self._last = (reference, prepared)
-        return self._last[1]
+        for known, prepared in self._known:
+            if known is reference:
+                return prepared
+        if isinstance(reference, Features):
+            prepared = Reference.of(_pool(reference), clips=len(reference))
+        elif isinstance(reference, Moments):
+            prepared = Reference.from_moments(reference)
+        else:
+            reference.check(self.net)
+            prepared = Reference.from_statistics(reference)
+        self._known = [*self._known[-1:], (reference, prepared)]
+        return prepared
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ Axes: N clips or vectors, K vectors a clip, D dimensions, G groups of clips.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +74,24 @@ class Sums:
         pairs = (np.outer(clips_per_group, clips_per_group) - np.diag(clips_per_group)) * vectors**2
         return Sums(sums, pairs.astype(np.float64))
 
+    def __sub__(self, other: Sums) -> Sums:
+        return Sums(self.sums_GG - other.sums_GG, self.pairs_GG - other.pairs_GG)
+
+    @staticmethod
+    def of_one_key(
+        x_NKD: np.ndarray, group_x: np.ndarray, keys_x: Sequence[str], y_NKD: np.ndarray, keys_y: Sequence[str]
+    ) -> Sums:
+        """Of every clip of one set with those of the other that have its key, all of these in one group."""
+        found: dict[str, list[int]] = {}
+        for index, key in enumerate(keys_y):
+            found.setdefault(key, []).append(index)
+        sums, pairs = np.zeros((int(group_x.max()) + 1, 1)), np.zeros((int(group_x.max()) + 1, 1))
+        for clip, group, key in zip(x_NKD.astype(np.float64), group_x, keys_x, strict=True):
+            for index in found.get(key, ()):
+                sums[group] += kernel(clip, y_NKD[index].astype(np.float64)).sum()
+                pairs[group] += clip.shape[0] * y_NKD.shape[1]
+        return Sums(sums, pairs)
+
     def mean(self, without_row: int | None = None, without_column: int | None = None) -> float:
         """The mean over pairs, without a group's clips in either set; raises `BenchError` if no pair is left."""
         rows = np.arange(self.sums_GG.shape[0]) != without_row
@@ -128,7 +147,7 @@ class KernelMetric(CorpusMetric):
 
     def __init__(self, net: FeatureNet) -> None:
         super().__init__(net)
-        self._last: tuple[Features, float] | None = None
+        self._known: list[tuple[Features, float]] = []  # real clips, and the teacher's
 
     @property
     def distance(self) -> str:
@@ -161,12 +180,16 @@ class KernelMetric(CorpusMetric):
                 "they come from different networks",
                 "compute both sets with the same metric",
             )
-        if self._last is None or self._last[0] is not reference:  # one reference serves all cells of a grid
-            self._last = (reference, Sums.within(y, np.zeros(len(y), dtype=int)).mean())
-        reference_mean = self._last[1]
+        reference_mean = next((mean for known, mean in self._known if known is reference), None)
+        if reference_mean is None:  # two references serve all cells of a grid
+            reference_mean = Sums.within(y, np.zeros(len(y), dtype=int)).mean()
+            self._known = [*self._known[-1:], (reference, reference_mean)]
         group = assign_groups(generated.keys if generated.keys is not None else range(len(x)), self.groups)
         inside = Sums.within(x, group)
         across = Sums.between(x, group, y, np.zeros(len(y), dtype=int))
+        if generated.keys is not None and reference.keys is not None:
+            # Clips of one prompt resemble each other whatever made them, and there is no such pair within a set.
+            across -= Sums.of_one_key(x, group, generated.keys, y, reference.keys)
 
         def without(g: int | None) -> float:
             return inside.mean(g, g) + reference_mean - 2 * across.mean(without_row=g)

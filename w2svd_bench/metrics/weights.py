@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from w2svd_bench.record import write_atomically
 
 FOLDER_VARIABLE = "W2SVD_BENCH_WEIGHTS"
 FIRST_USE = "first-use.json"  # id -> {sha256, size, time_utc}: files that no public source states a hash of
+WITHOUT_FILES = ("fid_mini", "fvd_mini", "vbench.temporal_flickering")  # metrics that need none
 STAND_INS = "stand-ins.json"  # id -> [sha256, ...]: files that tests and trials put in the place of real weights
 
 Standing = Literal["pinned", "trusted on first use", "stand-in"]
@@ -72,8 +74,9 @@ def needed_by(metric: str) -> list[Weight]:
     Raises:
         BenchError: no metric that has files of weights is called that.
     """
-    found = [weight for weight in WEIGHTS.values() if metric in weight.used_by]
-    if not found:
+    name = re.sub(r"[^a-z0-9.]+", "_", metric.lower()).strip("_")  # ``fid[clean]`` is ``fid_clean``
+    found = [weight for weight in WEIGHTS.values() if name in weight.used_by]
+    if not found and name not in WITHOUT_FILES:
         raise unknown_name("metric with weights", metric, {name for w in WEIGHTS.values() for name in w.used_by})
     return found
 

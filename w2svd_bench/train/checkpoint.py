@@ -47,12 +47,14 @@ class Counters:
         seconds: wall time of training.
         evaluations: clips that passed through a network.
         updates: optimiser steps by role; their sum is also how many batches were drawn.
+        vitals: what the health of the run is told from (`health.Vitals`); empty where none is watched.
     """
 
     iteration: int = 0
     seconds: float = 0.0
     evaluations: int = 0
     updates: dict[str, int] = field(default_factory=dict)
+    vitals: dict[str, Any] = field(default_factory=dict)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object a line, and the means that go into it."""
+"""The log and the curves of a run: one JSON object a line, and the means that go into the log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from w2svd_bench.train.memory import peak_memory_bytes
 from w2svd_bench.world import ALONE, World
 
-FILE = "log.jsonl"
+FILE, CURVES = "log.jsonl", "curves.jsonl"
 
 
 class Log:
@@ -24,11 +24,10 @@ class Log:
     """
 
     def __init__(self, folder: Path, resumed_at: int, world: World = ALONE) -> None:
-        self._path, self._world = folder / FILE, world
+        self._folder, self._world = folder, world
         self._values: dict[str, list[tuple[Any, float]]] = defaultdict(list)
         if world.lead:
-            kept = [entry for entry in read(folder) if entry["iteration"] <= resumed_at]
-            self._path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+            rewind(folder, resumed_at)
 
     def add(self, role: str, values: Mapping[str, torch.Tensor | float], weight: float = 1.0) -> None:
         """Notes the scalars of one update, as ``role/name``; ``weight`` is the share of the batch they come from."""
@@ -51,14 +50,13 @@ class Log:
             means[name] = sum(total for total, _ in found) / sum(weight for _, weight in found)
         entry = {"iteration": iteration, **means, **extra, "peak_memory_bytes": max(peak for _, peak in everyones)}
         if self._world.lead:
-            with self._path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            append(self._folder, entry)
         return entry
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run's log; a last line cut off by a kill is left out."""
-    path = folder / FILE
+def read(folder: Path, file: str = FILE) -> list[dict[str, Any]]:
+    """The entries of a run's log (or curves); a last line cut off by a kill is left out."""
+    path = folder / file
     entries = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
@@ -66,3 +64,16 @@ def read(folder: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return entries
+
+
+def rewind(folder: Path, iteration: int, file: str = FILE) -> list[dict[str, Any]]:
+    """Leaves out what was written after an iteration, for it will be done again; returns what is kept."""
+    kept = [entry for entry in read(folder, file) if entry["iteration"] <= iteration]
+    (folder / file).write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    return kept
+
+
+def append(folder: Path, entry: Mapping[str, Any], file: str = FILE) -> None:
+    """Adds one line."""
+    with (folder / file).open("a") as stream:
+        stream.write(json.dumps(entry) + "\n")

@@ -8,9 +8,12 @@ to the samples of the global batch (`Rng`), so neither processes nor micro batch
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -24,22 +27,28 @@ from w2svd_bench.backbones.sharding import local
 from w2svd_bench.config import Optimizer, Recipe
 from w2svd_bench.data.order import rows_of
 from w2svd_bench.errors import BenchError, UnsupportedSteps
+from w2svd_bench.matching import FAKE, REAL
 from w2svd_bench.method import GENERATOR, Method, Update
 from w2svd_bench.rng import Rng
 from w2svd_bench.train import checkpoint
-from w2svd_bench.train.log import Log
+from w2svd_bench.train.health import FAKE_LOSS, RAW, STD, TEACHER_CLIPS, WATCHED, Vitals, Watchable, alarm
+from w2svd_bench.train.log import CURVES, Log
 from w2svd_bench.train.memory import peak_memory_bytes
 from w2svd_bench.train.run import GENERATOR_FOLDER, Run
-from w2svd_bench.types import TrainingData
+from w2svd_bench.train.validation import Curves, Validation, Validator
+from w2svd_bench.types import TEACHER, Batch, TrainingData, average_of
 from w2svd_bench.world import ALONE, World
 
 Report = Callable[[int, int, dict[str, float]], None]
 Advice = Callable[[], str]
+Say = Callable[[str], None]
 # What may differ when a run goes on: how much memory it takes, and nothing that it computes but for rounding.
 FREE_TO_CHANGE = frozenset(
     {f"engine.{name}" for name in ("attention", "compile", "gradient_checkpointing", "sharding")}
     | {"training.micro_batch"}
 )
+WATCH, ALPHA = 0x57415443, 0x414C5048  # key the numbers that health is measured with: no iteration has these
+ALPHA_EVERY = 10  # lines of the log between two measurements of alpha
 OFFERED_STEPS = (1, 2, 4, 8)  # what a generator's card says how to sample, as far as its method can
 
 
@@ -86,23 +95,29 @@ class Trainer:
         }
         self.counters = checkpoint.Counters()
         self._evaluations_before = 0  # those of the processes that these go on from
+        self._evaluations_apart, self._seconds_apart = 0, 0.0  # spent on looking at the run, not on training it
+        self._watched: Watchable | None = method if isinstance(method, Watchable) and FAKE in specs else None
+        self._seen: dict[str, list[float]] = defaultdict(list)  # of this iteration's updates
+        self.vitals: Vitals | None = None
 
     def step(self, iteration: int, log: Log | None = None) -> None:
         """One iteration: the method's updates in order."""
+        self._seen.clear()
         with _enough_memory(self._advice):
             for index, update in enumerate(self.method.updates(iteration)):
                 self._update(update, iteration, index, log)
         self.counters.iteration = iteration + 1
-        self.counters.evaluations = self._evaluations_before + self.roles.evaluations * self.world.size
+        own = self.roles.evaluations - self._evaluations_apart
+        self.counters.evaluations = self._evaluations_before + own * self.world.size
 
     def _update(self, update: Update, iteration: int, index: int, log: Log | None) -> None:
         role, settings, optimizer = update.role, self.settings[update.role], self.optimizers[update.role]
         self.roles.learn(role)
-        loss = self._accumulate(update, iteration, index, log)
+        loss, watched = self._accumulate(update, iteration, index, log)
         parameters = self.roles.parameters(role).values()
         gradients = [p.grad for p in parameters if p.grad is not None]
         # Sharded gradients arrive as means already; replicas, and heads, are averaged here.
-        self.world.mean_([loss, *(g for g in gradients if not isinstance(g, DTensor))])
+        self.world.mean_([loss, *(g for g in gradients if not isinstance(g, DTensor)), *watched.values()])
         norm = global_norm(gradients, self.world)
         value = float(loss)
         if not math.isfinite(value) or not math.isfinite(norm):  # means, so every process sees the same
@@ -118,48 +133,149 @@ class Trainer:
             group["lr"] = settings.rate(iteration, self.recipe.training.iterations)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        for name, one in watched.items():
+            self._seen[name].append(float(one))
         done = self.counters.updates.get(role, 0)
         self.roles.update_average(role, done)
         self.counters.updates[role] = done + 1
         if log is not None:
             log.add(role, {"loss": value, "gradient_norm": norm})
 
-    def _accumulate(self, update: Update, iteration: int, index: int, log: Log | None) -> Tensor:
-        """Adds up the gradients of this process's part of the global batch; returns the part's mean loss."""
-        training, part = self.recipe.training, self._part
+    def _accumulate(
+        self, update: Update, iteration: int, index: int, log: Log | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Adds up the gradients of this process's part of the global batch; returns the part's mean loss, and the means
+        of what health is told from.
+        """
         drawn = sum(self.counters.updates.values())
-        clips = rows_of(len(self.data), training.batch_size, drawn, self.seed)
+        clips = rows_of(len(self.data), self.recipe.training.batch_size, drawn, self.seed)
         total = torch.zeros((), device=self.world.device)
-        size = training.micro_batch or len(part)
-        for start in range(0, len(part), size):
-            rows = part[start : start + size]
-            weight = len(rows) / len(part)
+        watched: dict[str, Tensor] = {}
+        names = WATCHED.get(update.role, ()) if self._watched is not None else ()
+        for rows, weight in self._micro_batches():
             loss = update.loss(
                 self.data.batch([clips[row] for row in rows]), Rng(self.seed, iteration, index, rows=rows)
             )
             (loss.total * weight).backward()
             total += loss.total.detach().to(total) * weight
+            for name in (name for name in names if name in loss.logs):
+                value = torch.as_tensor(loss.logs[name]).detach().to(total) * weight
+                watched[name] = watched[name] + value if name in watched else value
             if log is not None:
                 log.add(update.role, loss.logs, weight)
-        return total
+        return total, watched
 
-    def fit(self, folder: Path, report: Report) -> None:
-        """Trains to the end from the folder's last checkpoint, or from the start; the leading process reports."""
+    def _micro_batches(self) -> Iterator[tuple[range, float]]:
+        """The rows of this process's part of a global batch, a few at a time, with their share of the part."""
+        part = self._part
+        size = self.recipe.training.micro_batch or len(part)
+        for start in range(0, len(part), size):
+            rows = part[start : start + size]
+            yield rows, len(rows) / len(part)
+
+    def fit(self, folder: Path, report: Report, say: Say | None = None, validation: Validation | None = None) -> None:
+        """Trains to the end from the folder's last checkpoint, or from the start; the leading process reports.
+
+        Args:
+            say: told, in the leading process, that the collapse alarm rings, when it does.
+            validation: what to measure on the way, into ``curves.jsonl``.
+        """
         training, world = self.recipe.training, self.world
         self.counters = checkpoint.restore(folder, self.roles, self.optimizers, world)
         self._evaluations_before = self.counters.evaluations
         log = Log(folder, self.counters.iteration, world)
         before, start = self.counters.seconds, time.perf_counter()
+        self._seconds_apart = 0.0
+        with _enough_memory(self._advice), self._apart():
+            self._watch()
+            curves = None if validation is None else self._curves(validation, folder)
         for iteration in range(self.counters.iteration, training.iterations):
             self.step(iteration, log)
             done = iteration + 1
-            self.counters.seconds = before + time.perf_counter() - start
-            if done % training.log_every == 0 or done == training.iterations:
+            last = done == training.iterations
+            self.counters.seconds = before + time.perf_counter() - start - self._seconds_apart
+            self._follow(done, log, say if world.lead else None)
+            if done % training.log_every == 0 or last:
                 entry = log.write(done, seconds_per_iteration=self.counters.seconds / done)
                 if world.lead:
                     report(done, training.iterations, entry)
-            if done % training.checkpoint_every == 0 or done == training.iterations:
+            if curves is not None and (done % curves.every == 0 or last):
+                with _enough_memory(self._advice), self._apart():
+                    self._validate(curves, done)
+            if done % training.checkpoint_every == 0 or last:
+                self.counters.vitals = {} if self.vitals is None else asdict(self.vitals)
                 checkpoint.save(folder, self.roles, self.optimizers, self.counters, world)
+
+    def _watch(self) -> None:
+        """Goes on watching from the checkpoint, or begins with the teacher's own loss on real latents."""
+        self.vitals = Vitals(**self.counters.vitals) if self.counters.vitals else None
+        watched = self._watched
+        if watched is None or self.vitals is not None:
+            return
+
+        def measure(batch: Batch, rng: Rng) -> list[Tensor]:
+            return [watched.teacher_loss(batch, rng), batch.x0_BCTHW.float().std()]
+
+        batches = -(-TEACHER_CLIPS // self.recipe.training.batch_size)
+        found = [self._mean(measure, draw, WATCH) for draw in range(batches)]
+        loss, std = (statistics.fmean(values) for values in zip(*found, strict=True))
+        self.vitals = Vitals(loss, std, updates=self.counters.iteration)
+
+    def _follow(self, done: int, log: Log, say: Say | None) -> None:
+        """Takes an iteration into the vitals; measures alpha now and then, and at the end."""
+        watched, vitals = self._watched, self.vitals
+        if watched is None or vitals is None:
+            return
+        if vitals.add({name: statistics.fmean(values) for name, values in self._seen.items()}) and say is not None:
+            say(alarm(vitals))
+        logged = done % (self.recipe.training.log_every * ALPHA_EVERY) == 0
+        if (logged or done == self.recipe.training.iterations) and watched.weak_strength():
+            with _enough_memory(self._advice), self._apart():
+                (vitals.alpha_cosine,) = self._mean(lambda batch, rng: [watched.alpha_cosine(batch, rng)], 0, ALPHA)
+            if logged:
+                log.add(REAL, {"alpha_cosine": vitals.alpha_cosine})
+
+    @torch.no_grad()
+    def _mean(self, measure: Callable[[Batch, Rng], list[Tensor]], draw: int, key: int) -> list[float]:
+        """Means over a global batch that is the same in every run on these data: its clips and its noise are fixed."""
+        clips = rows_of(len(self.data), self.recipe.training.batch_size, draw, seed=0)
+        total: Tensor | float = 0.0
+        for rows, weight in self._micro_batches():
+            batch = self.data.batch([clips[row] for row in rows])
+            total = total + torch.stack(measure(batch, Rng(key, draw, key, rows=rows))).float() * weight
+        assert isinstance(total, Tensor)
+        self.world.mean_([total])
+        return [float(value) for value in total]
+
+    def _curves(self, validation: Validation, folder: Path) -> Curves:
+        validator = Validator(validation, self.method, self.backbone, self.roles[TEACHER], self.world)
+        curves = Curves(validator, folder, self.counters.iteration)
+        if self.counters.iteration == 0:
+            self._validate(curves, 0)
+        return curves
+
+    def _validate(self, curves: Curves, iteration: int) -> None:
+        """A point of the curves: what the average, which is what will be exported, samples now."""
+        average = average_of(GENERATOR)
+        velocity = self.roles[average if average in self.roles else GENERATOR]
+        followed = {name: None if self.vitals is None else self.vitals.mean(name) for name in (RAW, FAKE_LOSS, STD)}
+        curves.measure(iteration, velocity, {"seconds": self.counters.seconds, **followed})
+
+    def health(self) -> dict[str, float | int | None]:
+        """How the run fared so far, as `Health.plain` gives it; empty for a method without a fake."""
+        if self._watched is None or self.vitals is None:
+            return {}
+        return self.vitals.health(self._watched.weak_strength()).plain()
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """What is done in here is no training: neither its seconds nor its network evaluations are counted."""
+        evaluations, start = self.roles.evaluations, _now(self.world.device)
+        try:
+            yield
+        finally:
+            self._evaluations_apart += self.roles.evaluations - evaluations
+            self._seconds_apart += _now(self.world.device) - start
 
 
 @torch.no_grad()
@@ -171,6 +287,13 @@ def global_norm(gradients: Iterable[Tensor], world: World) -> float:
     sharded, whole = torch.stack(squares[True]).sum(), torch.stack(squares[False]).sum()
     world.mean_([sharded])
     return float((sharded * world.size + whole).sqrt())
+
+
+def _now(device: str) -> float:
+    """The time in seconds once the device has done what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @contextmanager
@@ -198,6 +321,8 @@ def train(
     report: Report,
     world: World = ALONE,
     advice: Advice | None = None,
+    say: Say | None = None,
+    validation: Validation | None = None,
 ) -> Run:
     """Trains a run to the end and exports its generator; a finished run is left as it is.
 
@@ -212,11 +337,12 @@ def train(
     else:
         assert data is not None
         trainer = Trainer(method, backbone, data, recipe, run.seed, world, advice)
-        trainer.fit(folder, report)
+        trainer.fit(folder, report, say, validation)
         counters = trainer.counters
         run.iterations, run.updates = counters.iteration, counters.updates
         run.network_evaluations, run.seconds = counters.evaluations, counters.seconds
         run.peak_memory_bytes = max(world.gather(peak_memory_bytes()))
+        run.health = trainer.health()
         written = export_generator(
             trainer.roles,
             method.roles()[GENERATOR],
@@ -236,6 +362,7 @@ def _begin(run: Run, folder: Path) -> Run | None:
     if (folder / "run.json").is_file():
         earlier = Run.load(folder)
         _refuse_other(earlier, run, folder)
+        run.validation = run.validation or earlier.validation  # what the curves so far were measured with
         if earlier.finished:
             return earlier
     run.save(folder)
@@ -270,6 +397,8 @@ def _refuse_other(earlier: Run, run: Run, folder: Path) -> None:
     old, new = (
         _flat(one.config) | {"method": one.method, "seed": one.seed, "data": one.data} for one in (earlier, run)
     )
+    if (folder / CURVES).is_file() and run.validation and earlier.validation:
+        old, new = old | _flat({"validation": earlier.validation}), new | _flat({"validation": run.validation})
     differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in FREE_TO_CHANGE)
     if differing:
         shown = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in differing[:4])

@@ -1,7 +1,8 @@
 """A run: the folder that training leaves and evaluation reads.
 
 ``runs/<backbone>/<label>/seed<k>/`` holds ``run.json`` (what it is, how far it came, what it cost), ``config.yaml``
-(the resolved recipe), ``log.jsonl``, ``checkpoint/`` and, when done, ``generator/`` in diffusers format.
+(the resolved recipe), ``log.jsonl``, ``curves.jsonl`` where it was validated on the way, ``checkpoint/`` and, when
+done, ``generator/`` in diffusers format.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ class Run:
         data: what it was trained on, by name.
         iterations, updates, network_evaluations, seconds, peak_memory_bytes: what training cost.
         weights_sha256: of the exported generator (the teacher's own for a method without training).
+        validation: what ``curves.jsonl`` was measured with; empty for a run that was not validated. It is no part of
+            the recipe, for it changes nothing that is learned.
+        health: how a run with a fake fared (`health.Health`); empty for others.
     """
 
     method: str
@@ -48,6 +52,8 @@ class Run:
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     weights_sha256: str = ""
+    validation: dict[str, Any] = field(default_factory=dict)
+    health: dict[str, float | int | None] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Writes ``run.json`` (atomically) and ``config.yaml``."""

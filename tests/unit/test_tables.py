@@ -1,0 +1,490 @@
+"""Tables for papers: ties, reported numbers, the tidy form, filters, columns and pivots."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from w2svd_bench.cli import boards
+from w2svd_bench.errors import BenchError
+from w2svd_bench.leaderboard import Leaderboard, to_csv, to_latex, to_markdown, to_rich, write_leaderboard
+from w2svd_bench.leaderboard.filters import filtered, parse
+from w2svd_bench.leaderboard.render import to_tidy_csv
+from w2svd_bench.leaderboard.reported import Reported, read_reported, reported_of
+from w2svd_bench.leaderboard.tidy import COLUMNS
+from w2svd_bench.record import Record, write_record
+
+
+def _made_up() -> ModuleType:
+    """The module ``tests/records.py``, by its path: the tests are no package."""
+    path = Path(__file__).parents[1] / "records.py"
+    spec = spec_from_file_location("w2svd_bench_test_records", path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_records = _made_up()
+check_latex = _records.check_latex
+column = _records.column
+grid = _records.grid
+make = _records.make
+metrics_only = _records.metrics_only
+real = _records.real
+score = _records.score
+skipped = _records.skipped
+teacher = _records.teacher
+
+FID, TIE = "fid[mini]", "†"
+HARD = np.random.default_rng(0).normal(size=20)  # what every method finds hard
+
+
+def paired(value: float, noise: int = 0, own: float = 0.05, **other: Any) -> dict[str, Any]:
+    """A score with leave-out values: what is hard is shared, and ``noise`` is the seed of what is its own."""
+    leave_out = value + HARD + own * np.random.default_rng(noise).normal(size=20)
+    return score(value, leave_out=leave_out.tolist(), **other)
+
+
+def ties(records: Sequence[Record], title: str = FID) -> dict[tuple[str, str], bool]:
+    table = Leaderboard.from_records(records).table()
+    labels, steps = column(table, "method"), column(table, "steps")
+    entries = zip(labels, steps, column(table, title), strict=True)
+    return {(label.text, number.text): entry.tie for label, number, entry in entries}
+
+
+# --- ties -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_is_not_shown_to_be_worse_is_a_tie() -> None:
+    """The two scores' own errors are 0.5: only the pairing tells 10.0 from 11.5, and does not tell it from 10.1."""
+    records = [make("best", fid=paired(10.0, 1)), make("near", fid=paired(10.1, 2)), make("far", fid=paired(11.5, 3))]
+    assert ties(records) == {("best", "4"): False, ("far", "4"): False, ("near", "4"): True}
+
+
+def test_ties_are_told_in_every_rendering() -> None:
+    board = Leaderboard.from_records([make("best", fid=paired(10.0, 1)), make("near", fid=paired(10.1, 2)), real()])
+    table = board.table()
+    told = " †: not shown to be worse than the best at the same number of steps (95 %, paired by prompt and seed)."
+    assert table.caption.endswith(told)
+    assert "| near | 4 | 4 | <ins>10.10</ins>† ± 0.50 |" in to_markdown(table)
+    latex = to_latex(table)
+    check_latex(latex, len(table.columns))
+    assert r"near & 4 & 4 & \underline{10.10}\textsuperscript{\dag{}} {\scriptsize $\pm$ 0.50} &" in latex
+    assert r" \dag{}: not shown to be worse" in latex
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(to_rich(table))
+    assert "10.10† ± 0.50" in console.export_text()
+
+
+def test_the_best_is_the_best_of_its_steps_and_by_direction() -> None:
+    up = {"direction": "up"}
+    records = [make("a", 4, fid=paired(10.0, 1, **up)), make("b", 4, fid=paired(9.99, 2, **up))]
+    records += [make("a", 1, fid=paired(5.0, 3, **up)), make("b", 1, fid=paired(3.0, 4, **up))]
+    assert [key for key, tie in ties(records).items() if tie] == [("b", "4")]
+
+
+def test_several_seeds_have_to_agree() -> None:
+    """Prompts decide each pair of runs, but the trainings scatter: over seeds nothing is shown."""
+    best = [make("a", seed=i, fid=paired(10.0, i)) for i in range(3)]
+    scattered = [make("b", seed=i, fid=paired(value, 3 + i)) for i, value in enumerate((9.0, 12.0, 11.0))]
+    steady = [make("c", seed=i, fid=paired(11.0, 6 + i)) for i in range(3)]
+    found = ties([*best, *scattered, *steady])
+    assert (found["b", "4"], found["c", "4"]) == (True, False)
+    assert not ties([best[1], scattered[1]])["b", "4"], "this one pair is decided"
+
+
+def test_older_records_have_no_ties() -> None:
+    table = Leaderboard.from_records([make("a", fid=10.0), make("b", fid=10.001)]).table()
+    assert not any(entry.tie for entry in column(table, FID)) and TIE not in table.caption
+
+
+def test_what_could_not_be_judged_is_told() -> None:
+    """Else the lack of a mark would read as a verdict."""
+    records = [make("a", fid=paired(10.0, 1)), make("b", fid=paired(10.05, 2)), make("old", fid=score(10.02))]
+    table = Leaderboard.from_records(records).table()
+    assert [entry.tie for entry in column(table, FID)] == [False, True, False]
+    assert table.caption.endswith(" Not judged in every row, for want of paired values: fid[mini].")
+    apart = [make("a", fid=paired(10.0, 1)), make("b", seed=1, fid=paired(10.05, 2))]
+    assert TIE not in Leaderboard.from_records(apart).table().caption  # no seed in common
+
+
+def test_floors_random_weights_and_gaps_are_no_rivals() -> None:
+    floor = make("real (noise floor)", steps=4, fid=paired(1.0, 5), cell={"method": "real"})
+    assert not any(ties([floor, make("a", fid=paired(1.01, 1)), make("b", fid=skipped())]).values())
+    random = [metrics_only(name, {"fid[stand-in]": paired(3.0, i)}) for i, name in enumerate("ab")]
+    assert not any(ties(random, "fid[stand-in]").values())
+
+
+def test_a_filter_changes_who_is_the_best() -> None:
+    records = [
+        make(label, fid=paired(value, i)) for i, (label, value) in enumerate((("a", 5.0), ("b", 9), ("c", 9.01)))
+    ]
+    assert not ties(records)["c", "4"]
+    assert ties(filtered(records, [parse("label=b,c")]))["c", "4"]
+
+
+# --- reported ---------------------------------------------------------------------------------------------------------
+
+ENTRY = {"metric": FID, "backbone": "mini", "steps": 4, "value": "9.10", "source": "https://example.org/paper"}
+
+
+def reported(tmp_path: Path, *entries: dict[str, Any]) -> list[Reported]:
+    path = tmp_path / "reported.yaml"
+    path.write_text(json.dumps(entries))  # JSON is YAML
+    return read_reported(path, "lcm")
+
+
+def test_a_reported_number_stands_beside_ours(tmp_path: Path) -> None:
+    stated = reported(tmp_path, ENTRY | {"note": "table 2 & 3, 50_000 clips"}, ENTRY | {"steps": 8})
+    table = Leaderboard.from_records(grid(), stated).table()
+    titles = [one.title for one in table.columns]
+    assert titles[3:5] == [FID, "fid[mini] reported"]
+    entries = column(table, "fid[mini] reported")
+    labels, steps = column(table, "method"), column(table, "steps")
+    found = [(a.text, b.text) for a, b, entry in zip(labels, steps, entries, strict=True) if entry.text != "—"]
+    assert found == [("lcm", "4")]
+    (entry,) = [one for one in entries if one.note]
+    assert entry.text == "9.10" and entry.mark == ""
+    assert table.notes[(entry.note or 0) - 1] == ("reported by https://example.org/paper: table 2 & 3, 50_000 clips")
+    assert "Reported: what a public source states" in table.caption
+    check_latex(to_latex(table), len(table.columns))
+
+
+def test_without_a_reported_number_there_is_no_column(tmp_path: Path) -> None:
+    """Of another backbone, steps, metric or label."""
+    others = ({"backbone": "hunyuan"}, {"steps": 2}, {"metric": "fvd"}, {"label": "lcm, twice as long"})
+    stated = reported(tmp_path, *(ENTRY | one for one in others))
+    plain = Leaderboard.from_records(grid()).table()
+    assert Leaderboard.from_records(grid(), stated).table() == plain
+    assert all("reported" not in one.title for one in plain.columns)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": "somewhere"}, "source"),
+        ({"value": "about 9"}, "value"),
+        ({"value": True}, "value"),
+        ({"steps": 0}, "steps"),
+        ({"vaule": 9}, "vaule"),
+        ({"metric": ""}, "metric"),
+    ],
+)
+def test_wrong_entries_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=rf"entry 2: .*{message}"):
+        reported(tmp_path, ENTRY | {"steps": 1}, ENTRY | change)
+
+
+def test_wrong_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="entry 2 states"):
+        reported(tmp_path, ENTRY, ENTRY | {"value": "3.0"})
+    for text in ("a: [", "a: 1", "- 3"):
+        (tmp_path / "reported.yaml").write_text(text)
+        with pytest.raises(BenchError, match=r"reported\.yaml can't be used"):
+            read_reported(tmp_path / "reported.yaml", "lcm")
+
+
+def test_files_are_found_beside_the_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without importing its module, which would raise."""
+    package = tmp_path / "w2svd_bench_test_plugin"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "method.py").write_text("raise RuntimeError('imported')\n")
+    (package / "reported.yaml").write_text(json.dumps([ENTRY | {"value": 9.25}]))
+    folder = tmp_path / "w2svd_bench_test_plugin-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: w2svd-bench-test-plugin\nVersion: 1\n")
+    entry = "[w2svd_bench.methods]\ntheirs = w2svd_bench_test_plugin.method:Theirs\n"
+    (folder / "entry_points.txt").write_text(entry)
+    monkeypatch.syspath_prepend(tmp_path)
+    (found,) = reported_of({"theirs", "lcm", "real", "unknown"})
+    assert (found.label, found.value) == ("theirs", "9.25")
+    (package / "__init__.py").write_text("import nothing_of_that_name\n")
+    monkeypatch.delitem(__import__("sys").modules, package.name)
+    with pytest.raises(BenchError, match="method 'theirs' can't be found"):
+        reported_of({"theirs"})
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------------
+
+
+def tidy_board() -> Leaderboard:
+    flags = score(3.0, flags=["n<2048", "N<D"], infinity=1 / 3, reference="teacher, 28 steps")
+    return Leaderboard.from_records(
+        [*grid(), metrics_only('odd, "label"', {FID: score(9.0, se=None, infinity=0.0), "kid": flags})]
+    )
+
+
+def test_tidy_has_a_row_a_number() -> None:
+    board = tidy_board()
+    frame = board.tidy()
+    assert list(frame.columns) == list(COLUMNS)
+    numbers = frame[frame["kind"] != "cost"]
+    scores = sum(len(one.metrics) for one in board.records)
+    diagnostics = sum(len(one.diagnostics) for one in board.records)
+    assert len(numbers) == scores + diagnostics + 2  # two have an extrapolated value as well
+    assert len(frame) - len(numbers) == 8 * len(board.records)
+    key = ["backbone", "label", "steps", "seed", "kind", "metric"]
+    assert not frame.duplicated(key).any()
+    lcm = frame[(frame["label"] == "lcm") & (frame["steps"] == 4) & (frame["metric"] == FID)]
+    assert list(lcm["value"]) == [12.0, 14.0] and list(lcm["seed"]) == [0, 1] and set(lcm["n"]) == {512}
+    (gap,) = frame[frame["skipped"].notna()].to_dict("records")
+    assert (gap["label"], gap["steps"], gap["skipped"], gap["n"]) == ("euler", 1, _records.REASON, 0)
+    assert np.isnan(gap["value"])
+    zero, more = frame[frame["kind"] == "extrapolated"].to_dict("records")
+    assert (zero["metric"], zero["value"], more["metric"], more["value"]) == (FID, 0.0, "kid", 1 / 3)
+    assert np.isnan(more["se"])
+    (kid,) = frame[(frame["kind"] == "score") & (frame["metric"] == "kid")].to_dict("records")
+    assert (kid["flags"], kid["reference"], kid["direction"]) == ("n<2048; N<D", "teacher, 28 steps", "down")
+    costs = frame[(frame["kind"] == "cost") & (frame["label"] == "dmd_v2") & (frame["steps"] == 1)]
+    found = dict(zip(costs["metric"], costs["value"], strict=True))
+    assert (found["network_evaluations"], found["fake_updates"], found["peak_memory_bytes"]) == (9000, 900, 1.5e9)
+
+
+def test_tidy_loads_in_pandas() -> None:
+    """The same numbers to the last digit, whole ones whole, and what is missing is missing: no word stands for it."""
+    board = tidy_board()
+    text = to_tidy_csv(board)
+    assert not re.search(r"(^|,)(nan|none|null|na|inf)(,|$)", text, re.IGNORECASE | re.MULTILINE)
+    loaded = pd.read_csv(io.StringIO(text))
+    for name, kind in COLUMNS.items():
+        assert str(loaded[name].dtype) == kind, name
+    pd.testing.assert_frame_equal(loaded, board.tidy(), check_exact=True, check_dtype=False)
+
+
+def test_wide_loads_in_pandas() -> None:
+    text = to_csv(tidy_board())
+    assert not re.search(r"(^|,)(nan|none|null|na|inf)(,|$)", text, re.IGNORECASE | re.MULTILINE)
+    loaded = pd.read_csv(io.StringIO(text))
+    types = {name: str(loaded[name].dtype) for name in ("steps", "seed", FID, f"{FID} se", "peak_memory_bytes")}
+    assert types == {"steps": "int64", "seed": "int64", FID: "float64", f"{FID} se": "float64"} | {
+        "peak_memory_bytes": "int64"
+    }
+
+
+# --- filters ----------------------------------------------------------------------------------------------------------
+
+
+def kept(*expressions: str) -> set[tuple[str, int]]:
+    records = [*grid(), teacher(), make("real, through the codec", 0, cell={"method": "real", "steps": 0})]
+    return {(one.cell.label, one.cell.steps) for one in filtered(records, [parse(text) for text in expressions])}
+
+
+FLOORS = {("real (noise floor)", 0), ("real, through the codec", 0), ("teacher, 28 steps (noise floor)", 28)}
+
+
+@pytest.mark.parametrize(
+    ("expressions", "expected"),
+    [
+        (["steps<=4", "label=lcm, dmd_v2", "steps!=1"], {("lcm", 4), ("dmd_v2", 4)}),
+        (["method==euler", "steps>4"], {("euler", 28)}),
+        (["steps=1,28", "method!=lcm,dmd_v2"], FLOORS | {("euler", 1), ("euler", 28)}),
+        (["seed=1"], FLOORS | {("lcm", 1), ("lcm", 4)}),
+        (["nfe >= 28"], FLOORS | {("euler", 28)}),
+        (["steps<4", "label!=euler"], FLOORS | {("lcm", 1), ("dmd_v2", 1)}),
+        (["label=real, through the codec,euler", "steps=4"], {("real, through the codec", 0), ("euler", 4)}),
+        (["method=real"], {("real (noise floor)", 0), ("real, through the codec", 0)}),
+    ],
+)
+def test_filters(expressions: list[str], expected: set[tuple[str, int]]) -> None:
+    assert kept(*expressions) == expected
+
+
+def test_labels_may_hold_commas() -> None:
+    records = [make("a"), make("a, twice"), make("b")]
+    for text, expected in (("a, twice", {"a, twice"}), ("b,a", {"a", "b"}), ("a,a, twice", {"a", "a, twice"})):
+        assert {one.cell.label for one in filtered(records, [parse(f"label={text}")])} == expected
+
+
+def test_filters_that_leave_nothing_together() -> None:
+    with pytest.raises(BenchError, match="no record passes 'label=lcm' and 'steps=28'") as caught:
+        kept("label=lcm", "steps=28")
+    assert "steps 1, 4, 28 and seeds 0, 1" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("stepz<=4", "did you mean 'steps'"),
+        ("label=lcmm", "did you mean 'lcm'"),
+        ("label=lcm,", "unknown label ''"),
+        ("metod=lcm", "did you mean 'method'"),
+        ("steps<=four", "whole number"),
+        ("steps<=1,4", "whole number"),
+        ("steps=1,,4", "whole number"),
+        ("label<lcm", "compares numbers"),
+        ("results/mini", "is no filter"),
+        ("steps<=", "is no filter"),
+        ("__import__('os')=1", "is no filter"),
+        ("steps=5", "no record passes 'steps=5'"),
+    ],
+)
+def test_wrong_filters_say_why(expression: str, message: str) -> None:
+    with pytest.raises(BenchError, match=re.escape(message)):
+        kept(expression)
+
+
+# --- columns and pivots -----------------------------------------------------------------------------------------------
+
+
+def test_columns_are_chosen_by_title_or_name_in_the_csv() -> None:
+    table = Leaderboard.from_records(grid()).table(columns=["training_iterations", "mouth", "n"])
+    assert [one.title for one in table.columns] == ["method", "steps", "training iterations", "mouth", "n"]
+    assert all(one.brief for one in table.columns), "what was asked for shows on a terminal"
+    assert table.notes == () and column(table, "mouth")[1].text == "0.250"  # the footnote was of a score
+    with pytest.raises(BenchError, match="did you mean 'seconds a clip'"):
+        Leaderboard.from_records(grid()).table(columns=["secnds a clip"])
+
+
+def test_footnotes_count_from_one_again() -> None:
+    records = [make("a", metrics={"fid[mini]": skipped("first"), "kid": skipped("second")})]
+    table = Leaderboard.from_records(records).table(columns=["kid", "fid[mini]"])
+    assert table.notes == ("second", "first")
+    assert [column(table, name)[0].note for name in ("kid", "fid[mini]")] == [1, 2]
+
+
+def test_pivot_has_a_row_a_method_and_a_group_a_number_of_steps() -> None:
+    board = Leaderboard.from_records(grid())
+    table = board.table(by="steps")
+    assert [row[0].text for row in table.rows] == ["real (noise floor)", "euler", "lcm", "dmd_v2"]
+    groups = [(one.title, one.group) for one in table.columns]
+    assert groups[:4] == [("method", ""), (FID, "1 step"), (FID, "4 steps"), (FID, "28 steps")]
+    assert ("training seconds", "") in groups and "nfe" not in [title for title, _ in groups]
+    floor, euler, lcm, dmd = ([(entry.text, entry.mark) for entry in row[1:4]] for row in table.rows)
+    assert floor == [("1.00", "")] * 3
+    assert euler == [("—", ""), ("30.00", ""), ("8.00", "")]
+    assert lcm == [("21.50", "best"), ("13.00", "second"), ("—", "")]
+    assert dmd == [("25.00", "second"), ("11.00", "best"), ("—", "")]
+    assert table.notes == (_records.REASON, "not evaluated")
+    assert [row[3].note for row in table.rows] == [None, None, 2, 2]
+    assert column(table, "seeds")[2].text == "2" and table.num_reference == 1
+    long = board.table()
+    assert {e.text for e in column(long, FID)} == {e.text for row in table.rows for e in row[1:4]}
+
+
+def test_pivot_by_a_metric_and_of_chosen_columns() -> None:
+    records = [make("a", steps, metrics={FID: score(3.0), "kid": score(1.0)}, seed=seed)
+               for steps, seed in ((1, 0), (4, 0), (4, 1))]  # fmt: skip
+    board = Leaderboard.from_records(records)
+    table = board.table(by="kid", columns=["kid", "nfe", "seeds"])
+    assert [(one.title, one.group) for one in table.columns] == [
+        ("method", ""), ("kid", "1 step"), ("nfe", "1 step"), ("kid", "4 steps"), ("nfe", "4 steps"), ("seeds", ""),
+    ]  # fmt: skip
+    assert FID not in [one.title for one in board.table(by="kid").columns]
+    assert table.rows[0][-1].text == "1 / 2", "what differs between steps is not hidden"
+    with pytest.raises(BenchError, match="did you mean 'kid'"):
+        board.table(by="kidd")
+    with pytest.raises(BenchError, match="nothing to pivot"):
+        Leaderboard.from_records([real()]).table(by="steps")
+
+
+def test_pivots_in_every_rendering(tmp_path: Path) -> None:
+    stated = reported(tmp_path, ENTRY)
+    table = Leaderboard.from_records(grid(), stated).table(by="steps", columns=[FID, "n"])
+    latex = to_latex(table)
+    check_latex(latex, len(table.columns))
+    assert r" & \multicolumn{1}{c}{1 step} & \multicolumn{2}{c}{4 steps} & \multicolumn{1}{c}{28 steps} &  \\" in latex
+    assert r"\cmidrule(lr){2-2} \cmidrule(lr){3-4} \cmidrule(lr){5-5}" in latex
+    assert to_markdown(table).startswith(
+        "| method | fid[mini] ↓ at 1 step | fid[mini] ↓ at 4 steps | fid[mini] reported at 4 steps |"
+    )
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(to_rich(table))
+    assert re.search(r"1 step +4 steps", console.export_text())
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        (r"\end{tabular}", ""),
+        (r"\_", "_"),
+        (" & 4 & ", " & "),
+        (r"\multicolumn{1}", r"\multicolumn{2}"),
+        (r"\end{table}", "é"),
+        (r"\fi", ""),
+        ("{l", "{lr"),
+        (r"{\scriptsize", r"{{\scriptsize"),
+        (r"$\pm$", r"$\pm"),
+    ],
+)
+def test_the_check_of_latex_can_fail(harm: tuple[str, str]) -> None:
+    pivoted = harm[0].startswith(r"\multicolumn")
+    table = Leaderboard.from_records(grid()).table(by="steps" if pivoted else "")
+    text = to_latex(table)
+    check_latex(text, len(table.columns))
+    broken = text.replace(*harm, 1)
+    assert broken != text
+    with pytest.raises(AssertionError):
+        check_latex(broken, len(table.columns))
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for one in grid():
+        write_record(one, tmp_path / "results" / "records")
+    return tmp_path / "results"
+
+
+def run(*arguments: object) -> str:
+    app = typer.Typer()
+    app.command()(boards.leaderboard)
+    outcome = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert outcome.exit_code == 0, outcome.output
+    return outcome.output
+
+
+def test_a_view_does_not_touch_the_files_of_all_records(folder: Path, tmp_path: Path) -> None:
+    run(folder)
+    before = {path.name: path.read_bytes() for path in folder.glob("leaderboard*")}
+    assert len(before) == 4
+    text = run(folder, "--filter", "steps<=4", "--pivot", "steps", "--columns", FID)
+    assert "nothing was written" in " ".join(text.split()) and "28" not in text.split("eval set")[0]
+    run(folder, "--filter", "label=lcm", "--filter", "steps=4", "--out", tmp_path / "paper")
+    assert {path.name: path.read_bytes() for path in folder.glob("leaderboard*")} == before
+    assert set(pd.read_csv(tmp_path / "paper" / "leaderboard.csv")["label"]) == {"lcm"}
+    assert set(pd.read_csv(tmp_path / "paper" / "leaderboard-tidy.csv")["steps"]) == {4}
+    assert "euler" not in (tmp_path / "paper" / "leaderboard.tex").read_text()
+
+
+def test_a_view_can_stand_in_a_page(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"above\n{boards.BEGIN}\n{boards.END}\nbelow\n")
+    run(folder, "--pivot", FID, "--into", page)
+    assert "fid[mini] ↓ at 4 steps" in page.read_text() and page.read_text().endswith("below\n")
+
+
+def test_json_is_filtered_too(folder: Path) -> None:
+    lines = json.loads(run(folder, "--json", "--filter", "label=lcm", "--columns", f"{FID},training seconds"))
+    assert len(lines) == 4
+    assert list(lines[0]) == ["backbone", "method", "label", "steps", "seed", FID, f"{FID} se", "training_seconds"]
+    with pytest.raises(BenchError, match="--pivot has no JSON"):
+        run(folder, "--json", "--pivot", "steps")
+
+
+def test_records_that_differ_are_refused_whatever_is_shown(folder: Path) -> None:
+    write_record(make("other", eval_set={"fps": 24}), folder / "records")
+    with pytest.raises(BenchError, match="can't stand in one table"):
+        run(folder, "--filter", "label=lcm")
+
+
+def test_rendering_is_the_same_twice(tmp_path: Path) -> None:
+    records = [make("best", fid=paired(10.0, 1)), make("near", fid=paired(10.1, 2)), real()]
+    first = [path.read_bytes() for path in write_leaderboard(records, tmp_path / "a")]
+    assert [path.read_bytes() for path in write_leaderboard(records[::-1], tmp_path / "b")] == first

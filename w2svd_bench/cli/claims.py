@@ -1,0 +1,103 @@
+"""``w2svd-bench claims``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from w2svd_bench.cli import options
+from w2svd_bench.cli.progress import console, errors
+from w2svd_bench.cli.training import resolve_recipe
+from w2svd_bench.errors import BenchError, unknown_name
+from w2svd_bench.leaderboard.atoms import Need, Planner
+from w2svd_bench.leaderboard.claims import Arithmetic, Claims, MemoryClaim, Planned, Size, find_claims, read_claims
+from w2svd_bench.leaderboard.claims_render import details, remarks, summary, to_markdown
+from w2svd_bench.leaderboard.verdicts import judge
+from w2svd_bench.record import read_records, write_atomically
+
+
+def claims(
+    folder: Annotated[Path, typer.Argument(help="A folder of records.")] = Path("runs/mini/results"),
+    file: Annotated[Path | None, typer.Option("--claims", help="A claims file instead of the methods' own.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="Only the claims made for this method.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan/--no-plan", help="Ask `plan` where a claim is about memory (20 s, loads torch).")
+    ] = True,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the verdicts to this file, too.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Judge by the records of a folder which claims made for a method hold, fail, are undecided or were not measured.
+
+    Claims are data: claims.yaml beside a method's code, or any file of that kind. See docs/claims.md.
+
+    Examples:
+      w2svd-bench claims results/mini
+      w2svd-bench claims --claims mine.yaml --no-plan --json
+    """
+    records, files = read_records(folder), _files(file, method)
+    asks = any(isinstance(one, MemoryClaim) and one.plan is not None for known in files for one in known.claims)
+    if asks and plan and records:
+        errors.print("planning memory ...", highlight=False)
+    report = judge(records, files, _planner() if asks and plan and records else None)
+    if markdown is not None:
+        write_atomically(markdown, to_markdown(report))
+    if as_json:
+        print(json.dumps(report.as_data(), indent=2, allow_nan=False))
+        return
+    if not console.is_terminal:  # a log has no width to respect
+        console.width = 160
+    for one in report.judged:
+        console.print(details(one))
+    console.print(summary(report))
+    for line in [*remarks(report), *map(str, report.health)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if markdown is not None:
+        console.print(f"written: {markdown}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _files(file: Path | None, method: str | None) -> list[Claims]:
+    if file is None:
+        found = [read_claims(path) for path in find_claims(None if method is None else [method])]
+    else:
+        found = [read_claims(file)]
+    chosen = [one for one in found if method in (None, one.method)]
+    if file is not None and not chosen:
+        raise unknown_name("method", str(method), [one.method for one in found])
+    if not chosen:
+        whose = "no installed method" if method is None else f"method {method!r}"
+        why = f"{whose} has a claims.yaml beside its code"
+        raise BenchError("there are no claims to judge", why, "give a file with --claims FILE; see docs/claims.md")
+    return chosen
+
+
+def _planner() -> Planner:
+    """Answers from `plan`, each backbone opened once."""
+    from w2svd_bench.backbones.skeleton import Skeleton
+    from w2svd_bench.plan.advice import check_size, gpus_needed
+    from w2svd_bench.plan.machine import Machine
+    from w2svd_bench.plan.memory import Plan, Setup
+    from w2svd_bench.registry import METHODS
+
+    skeletons: dict[str, Skeleton] = {}
+    answers: dict[tuple[str, float, float, Planned, Size], Need] = {}
+
+    def need(ask: Arithmetic, who: Planned, size: Size) -> Need:
+        key = (ask.backbone, ask.gigabytes, ask.slack, who, size)
+        if key not in answers:
+            skeleton = skeletons.setdefault(ask.backbone, skeletons.get(ask.backbone) or Skeleton.open(ask.backbone))
+            method = METHODS.get(who.method)
+            recipe = resolve_recipe(method, skeleton.recipe, None, list(who.set))
+            video = (recipe.video or skeleton.video).model_copy(update=size.model_dump())
+            plans = []
+            for share in (1 - ask.slack, 1.0, 1 + ask.slack):
+                setup = Setup.of(method, recipe, skeleton, Machine.of(1, share * ask.gigabytes), video)
+                check_size(setup)
+                plans.append(Plan(setup))
+            less, stated, more = (gpus_needed(one) for one in plans)
+            answers[key] = Need((less, stated, more), plans[1].chosen.total)
+        return answers[key]
+
+    return need
