@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from w2svd_bench.errors import BenchError
-from w2svd_bench.leaderboard.compare import compare
 from w2svd_bench.leaderboard.rows import Mean, Row
 from w2svd_bench.record import Direction, Record
 
@@ -56,6 +55,8 @@ def ties_of(records: Sequence[Record], rows: Sequence[Row], directions: Mapping[
 
 def _verdicts(records: Sequence[Record], label: str, best: str, steps: int, metrics: Collection[str]) -> dict[str, str]:
     """By metric, of those that can be paired."""
+    from w2svd_bench.leaderboard.compare import compare  # on demand: it loads numpy, which listing does not need
+
     pair = [
         one.model_copy(update={"metrics": {name: one.metrics[name] for name in metrics if name in one.metrics}})
         for one in records
