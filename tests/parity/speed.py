@@ -27,7 +27,7 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 from w2svd_bench.metrics import weights
 from w2svd_bench.metrics.gaussian import Reference, frechet_distance
 
-IMAGES, CLIPS = 64, 16
+IMAGES, CLIPS = 32, 6
 SCORE = [sys.executable, "-m", "w2svd_bench", "score", "--allow-small", "--device", "cpu"]
 # cd-fvd's class on arrays; SciPy 1.18 has no `disp`, which it passes.
 CD_FVD = """
