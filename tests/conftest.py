@@ -6,7 +6,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from functools import partial
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -15,12 +15,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def checkpoints() -> ModuleType:
-    """The module ``tests/checkpoints.py``, by its path: the tests are no package. Imports diffusers, so on demand."""
-    spec = spec_from_file_location("w2svd_bench_test_checkpoints", Path(__file__).with_name("checkpoints.py"))
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module ``tests/checkpoints.py``. It imports diffusers, so it is loaded on demand."""
+    return import_module("checkpoints")
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,18 +13,13 @@ from w2svd_bench.metrics.base import CorpusMetric
 from w2svd_bench.metrics.weights import install_stand_in
 from w2svd_bench.record import Record, Score, SkippedScore, read_records
 
+import stand_ins_i3d
+import stand_ins_inception
+import vbench_stand_ins
+
 Command = Callable[..., Any]
 # Eight prompts and eight reference clips: the least that a distance is given for.
 FEW = ["--clips", "8", "--reference-clips", "8", "--device", "cpu"]
-
-
-def module(name: str) -> ModuleType:
-    """A file of ``tests/``, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
 
 
 @pytest.fixture
@@ -34,7 +27,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights folder with a random I3D archive, and caches of this test's own."""
     monkeypatch.setenv("W2SVD_BENCH_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("W2SVD_BENCH_CACHE", str(tmp_path / "cache"))
-    install_stand_in("i3d-torchscript", module("stand_ins_i3d").i3d_torchscript())
+    install_stand_in("i3d-torchscript", stand_ins_i3d.i3d_torchscript())
     return tmp_path / "weights"
 
 
@@ -112,8 +105,8 @@ def test_the_whole_grid_by_fid_fvd_and_vbench(
     out = tmp_path / "runs"
     from w2svd_bench.metrics.vbench.environment import interpreter
 
-    install_stand_in("inception-pytorchfid", module("stand_ins_inception").inception())
-    module("vbench_stand_ins").install(tmp_path / "made", Path(interpreter()))
+    install_stand_in("inception-pytorchfid", stand_ins_inception.inception())
+    vbench_stand_ins.install(tmp_path / "made", Path(interpreter()))
     assert cli("train", "--method", "euler", "--device", "cpu", "--out", out).status == 0
     few = [*FEW, "--clips", "3"]
     common = ["eval", "--steps", "1", "4", "28", "--metrics", "fid", "fvd", "vbench", "--out", out, *few]

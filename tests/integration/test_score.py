@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,19 +23,9 @@ from w2svd_bench.evaluate.store import FeatureStore
 from w2svd_bench.metrics.base import Features, Score
 from w2svd_bench.metrics.mini import MiniFid, MiniFvd
 
+import score_kit as kit
+
 Command = Callable[..., Any]
-
-
-def loaded(name: str) -> ModuleType:
-    """A module of the folder ``tests``, by its path: the tests are no package."""
-    spec = spec_from_file_location(f"w2svd_bench_{name}", Path(__file__).parents[1] / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-kit = loaded("score_kit")
 known_metrics, score = kit.known_metrics, kit.score  # fixtures
 
 
@@ -246,7 +234,7 @@ def test_statistics_are_those_of_pytorch_fid(tmp_path: Path, score: Command, mon
 
     from w2svd_bench.metrics.weights import install_stand_in
 
-    content = loaded("stand_ins_inception").inception()
+    content = inception()
     monkeypatch.setenv("W2SVD_BENCH_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     install_stand_in("inception-pytorchfid", content)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,19 +12,9 @@ from PIL import Image
 
 from w2svd_bench.registry import METRICS
 
+import score_kit as kit
+
 Command = Callable[..., Any]
-
-
-def _kit() -> ModuleType:
-    """The module ``tests/score_kit.py``, by its path: the tests are no package."""
-    spec = spec_from_file_location("w2svd_bench_score_kit", Path(__file__).parents[1] / "score_kit.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-kit = _kit()
 known_metrics, score = kit.known_metrics, kit.score  # fixtures
 
 

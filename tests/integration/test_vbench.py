@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from w2svd_bench.metrics.vbench import environment, scores
 from w2svd_bench.metrics.vbench.metric import VBench, VBenchI2V
 from w2svd_bench.metrics.weights import weights_folder
 from w2svd_bench.types import Skipped
+
+import vbench_stand_ins
 
 pytestmark = pytest.mark.vbench
 
@@ -103,12 +104,7 @@ def python() -> Path:
 
 @pytest.fixture(scope="module")
 def stand_ins(own_folders: Path, python: Path) -> None:
-    path = Path(__file__).parents[1] / "vbench_stand_ins.py"
-    spec = spec_from_file_location("w2svd_bench_vbench_stand_ins", path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.install(own_folders / "made", python)
+    vbench_stand_ins.install(own_folders / "made", python)
 
 
 @pytest.fixture(scope="module")

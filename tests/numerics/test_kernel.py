@@ -89,6 +89,18 @@ def test_has_no_bias_and_an_honest_error(k: int) -> None:
     assert 0.8 < np.mean([score.se for score in scores]) / spread < 2
 
 
+def test_has_no_bias_between_sets_of_the_same_prompts() -> None:
+    """What clips of one prompt have in common stands between the sets and not within them: such pairs are left out."""
+    rng, n = np.random.default_rng(0), 64
+    prompts, values = [str(k) for k in range(n)], []
+    for _ in range(40):
+        shared = rng.normal(size=(n, 1, 16))
+        x, y = (0.95 * shared + 0.3 * rng.normal(size=(n, 1, 16)) for _ in range(2))
+        sets = (Features(one.astype(np.float32), prompts) for one in (x, y))
+        values.append(Plain().compare(*sets).value)
+    assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(len(values))
+
+
 def test_grows_with_the_shift() -> None:
     reference = Features(clips(4, 200))
     values = [Plain().compare(Features(clips(5, 200, shift=shift)), reference).value for shift in (0.0, 0.3, 0.6, 1.2)]

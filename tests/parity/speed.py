@@ -1,6 +1,6 @@
 """How fast the metrics are beside the field's own tools, on the same files, with the same (random) weights, in one run.
 
-    OMP_NUM_THREADS=1 python tests/parity/speed.py
+    PYTHONPATH=tests OMP_NUM_THREADS=1 python tests/parity/speed.py
 
 prints a Markdown table. Each time is of whole processes, imports included, as a user waits for them; distances alone
 are timed in this process. No test: it takes some minutes, and a busy machine slows both sides.
@@ -16,9 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from PIL import Image
@@ -26,6 +24,9 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 
 from w2svd_bench.metrics import weights
 from w2svd_bench.metrics.gaussian import Reference, frechet_distance
+
+import stand_ins_i3d
+import stand_ins_inception
 
 IMAGES, CLIPS = 32, 6
 SCORE = [sys.executable, "-m", "w2svd_bench", "score", "--allow-small", "--device", "cpu"]
@@ -54,7 +55,7 @@ def main() -> None:
 
 def images(root: Path) -> None:
     """FID of two folders of 256x256 PNGs."""
-    found = weights.install_stand_in("inception-pytorchfid", stand_ins("inception").inception())
+    found = weights.install_stand_in("inception-pytorchfid", stand_ins_inception.inception())
     hub = root / "hub" / "hub" / "checkpoints"
     hub.mkdir(parents=True)
     (hub / found.path.name).symlink_to(found.path)
@@ -66,7 +67,7 @@ def images(root: Path) -> None:
 
 def clips(root: Path) -> None:
     """FVD of two folders of arrays of 16 frames of 256x256, by the I3D that cd-fvd ships."""
-    found = weights.install_stand_in("i3d-kinetics400", stand_ins("i3d").i3d_kinetics400())
+    found = weights.install_stand_in("i3d-kinetics400", stand_ins_i3d.i3d_kinetics400())
     made, real = (arrays(root / name, seed) for seed, name in enumerate(("clips", "real clips")))
     peer = [sys.executable, "-c", CD_FVD, found.path, made, real]
     ours = [*SCORE, "--generated", made, "--reference", real, "--metrics", "fvd_cdfvd"]
@@ -122,15 +123,6 @@ def arrays(folder: Path, seed: int) -> Path:
         blocks = rng.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
         np.save(folder / f"{k:03}.npy", blocks)
     return folder
-
-
-def stand_ins(name: str) -> ModuleType:
-    path = Path(__file__).parents[1] / f"stand_ins_{name}.py"
-    spec = spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

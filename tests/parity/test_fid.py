@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -31,24 +31,21 @@ from w2svd_bench.metrics.kernel import KernelMetric, subset_mmd
 from w2svd_bench.metrics.kid import CleanKid, Kid
 from w2svd_bench.metrics.statistics import read_statistics, write_statistics
 
+import stand_ins_inception
+
 SIZES = {"64x64": (64, 64, 3), "720p": (720, 1280, 3), "grey": (96, 80)}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Stand-in weights where we look for them and where pytorch-fid does; the network is out of reach."""
-    path = Path(__file__).parents[1] / "stand_ins_inception.py"
-    spec = spec_from_file_location("w2svd_bench_stand_ins_inception", path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("weights")
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(weights.FOLDER_VARIABLE, str(folder / "ours"))
         patch.setenv("TORCH_HOME", str(folder / "torch"))
         patch.setenv("https_proxy", "http://127.0.0.1:9")
-        content = module.inception()
+        content = stand_ins_inception.inception()
         weights.install_stand_in(inception.WEIGHTS, content)
         theirs = folder / "torch" / "hub" / "checkpoints" / peer_inception.FID_WEIGHTS_URL.rpartition("/")[2]
         theirs.parent.mkdir(parents=True)
@@ -132,7 +129,7 @@ def test_frames_are_the_middles_of_equal_parts() -> None:
 
 @pytest.mark.parametrize("kind", ["64x64", "720p"])
 def test_clean_resize_equals_clean_fid(kind: str, tmp_path: Path) -> None:
-    build_resizer = pytest.importorskip("cleanfid.resize").build_resizer
+    build_resizer = import_module("cleanfid.resize").build_resizer
     frame = as_clips(pictures(tmp_path, kind, 1, 3))[0, 0]
     theirs = build_resizer("clean")(frame)
     np.testing.assert_array_equal(clean_resize(frame), theirs)
@@ -206,7 +203,7 @@ def given(seed: int, n: int, d: int = 48) -> np.ndarray:
 
 
 def test_frechet_distance_equals_torch_fidelity() -> None:
-    fidelity = pytest.importorskip("torch_fidelity.metric_fid")
+    fidelity = import_module("torch_fidelity.metric_fid")
     x, y = given(0, 700), given(1, 600)
     stats = [fidelity.fid_features_to_statistics(torch.from_numpy(rows)) for rows in (x, y)]
     theirs = fidelity.fid_statistics_to_metric(*stats, verbose=False)["frechet_inception_distance"]
@@ -216,7 +213,7 @@ def test_frechet_distance_equals_torch_fidelity() -> None:
 
 
 def test_subset_kernel_distance_equals_torch_fidelity() -> None:
-    fidelity = pytest.importorskip("torch_fidelity.metric_kid")
+    fidelity = import_module("torch_fidelity.metric_kid")
     x, y = given(0, 700), given(1, 600)
     options = dict(kid_subsets=20, kid_subset_size=300, verbose=False)
     theirs = fidelity.kid_features_to_metric(torch.from_numpy(x), torch.from_numpy(y), **options)
@@ -231,7 +228,7 @@ def test_subset_kernel_distance_equals_torch_fidelity() -> None:
 
 
 def test_kernel_distance_over_all_pairs_equals_clean_fid() -> None:
-    kernel_distance = pytest.importorskip("cleanfid.fid").kernel_distance
+    kernel_distance = import_module("cleanfid.fid").kernel_distance
     x, y = given(0, 400), given(1, 400)
     theirs = kernel_distance(y, x, num_subsets=1, max_subset_size=400)  # its one subset is everything
     ours = PlainKernel(Given()).compare(Features(x[:, None]), Features(y[:, None])).value

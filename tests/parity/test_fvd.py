@@ -11,9 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,8 @@ from w2svd_bench.metrics import cd_fvd, fvd, i3d, weights
 from w2svd_bench.metrics.base import Features
 from w2svd_bench.metrics.frechet import FrechetMetric
 
+import stand_ins_i3d
+
 SIZES = [(48, 80), (80, 48), (50, 50), (225, 301), (224, 224)]
 # torch rounds in other places when colours lie last in memory, or when frames stand where colours do; in [-1, 1], where
 # a grey level is 8e-3
@@ -35,23 +35,14 @@ OTHER_LAYOUT = 5e-5
 
 
 @pytest.fixture(scope="module")
-def stand_ins() -> ModuleType:
-    spec = spec_from_file_location("w2svd_bench_stand_ins_i3d", Path(__file__).parents[1] / "stand_ins_i3d.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, stand_ins: ModuleType) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of weights with all three stand-ins."""
     path = tmp_path_factory.mktemp("weights")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("W2SVD_BENCH_WEIGHTS", str(path))
-        weights.install_stand_in("i3d-torchscript", stand_ins.i3d_torchscript())
-        weights.install_stand_in("i3d-kinetics400", stand_ins.i3d_kinetics400())
-        weights.install_stand_in("videomae-ssv2", stand_ins.videomae())
+        weights.install_stand_in("i3d-torchscript", stand_ins_i3d.i3d_torchscript())
+        weights.install_stand_in("i3d-kinetics400", stand_ins_i3d.i3d_kinetics400())
+        weights.install_stand_in("videomae-ssv2", stand_ins_i3d.videomae())
         yield path
 
 
@@ -221,13 +212,13 @@ def test_the_i3d_features_of_cdfvd() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_videomae_features_of_cdfvd(stand_ins: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_videomae_features_of_cdfvd(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own loader and loop, with its class narrowed in both."""
     cdfvd = cdfvd_module(monkeypatch)
     from cdfvd.third_party.VideoMAEv2 import utils, videomaev2_finetune
 
     for module in (utils, videomaev2_finetune):
-        monkeypatch.setattr(module, "vit_giant_patch14_224", stand_ins.narrow_videomae())
+        monkeypatch.setattr(module, "vit_giant_patch14_224", stand_ins_i3d.narrow_videomae())
     peer = cdfvd.cdfvd(
         "videomae", ckpt_path=str(weights.find("videomae-ssv2").path), device="cpu", compute_feats=True, n_fake="full"
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -13,6 +15,8 @@ import pytest
 import torch
 
 from w2svd_bench.backbones.base import Backbone
+from w2svd_bench.errors import BenchError
+from w2svd_bench.evaluate import references
 from w2svd_bench.evaluate.ahead import ahead
 from w2svd_bench.evaluate.cell import evaluate
 from w2svd_bench.evaluate.evalset import PortraitSet
@@ -22,8 +26,10 @@ from w2svd_bench.evaluate.references import Reference, readers, real_reference, 
 from w2svd_bench.evaluate.sampling import Sampled, Subject
 from w2svd_bench.evaluate.scoring import Bench
 from w2svd_bench.evaluate.store import ClipLog, FeatureStore
-from w2svd_bench.metrics.base import STAND_IN, ClipFile, ClipMetric, Dimension, FeatureNet
+from w2svd_bench.evaluate.videos import Videos
+from w2svd_bench.metrics.base import STAND_IN, ClipFile, ClipMetric, Dimension, FeatureNet, Features
 from w2svd_bench.metrics.frechet import FrechetMetric
+from w2svd_bench.metrics.gaussian import Reference as Factored
 from w2svd_bench.record import Score, SkippedScore
 from w2svd_bench.types import Skipped
 
@@ -327,3 +333,85 @@ def test_work_ahead_is_in_order_bounded_and_passes_errors_on() -> None:
     lazy = ahead(lambda k: started.append(k), range(100), depth=2)
     next(lazy)
     assert len(started) <= 4
+
+
+def test_two_references_are_prepared_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, of = [], Factored.of
+    monkeypatch.setattr(Factored, "of", staticmethod(lambda *a, **k: (calls.append(1), of(*a, **k))[1]))
+    rng = np.random.default_rng(0)
+
+    def make(n: int) -> Features:
+        return Features(rng.normal(size=(n, 1, 4)).astype(np.float32))
+
+    metric, real, teacher = Colour(Means()), make(30), make(20)
+    for _ in range(3):
+        for reference in (real, teacher):
+            metric.compare(make(20), reference)
+    assert len(calls) == 2
+
+
+class Rate(ClipMetric):
+    """The frame rate, and the height in pixels, that it is shown."""
+
+    name, version, direction = "rate", 1, "up"
+    dimensions = (Dimension("rate.fps", "up", 1, "rate.fps v1"),)
+
+    def refuses(self, frames: int, height: int, width: int, fps: float) -> Mapping[str, str]:
+        return {}
+
+    def score(
+        self, clips: Sequence[ClipFile], progress: Callable[[int, int], None]
+    ) -> Mapping[str, Sequence[float | Skipped]]:
+        return {"rate.fps": [clip.fps * 1000 + clip.height for clip in clips]}
+
+
+def test_values_of_clips_are_kept_by_rate_and_size() -> None:
+    """The same pixels at another rate, or enlarged, are another clip to a metric of files."""
+    side = Backbone.load("mini").side
+    for fps, least, wanted in ((8.0, 0, 8048.0), (24.0, 0, 24048.0), (24.0, 96, 24096.0)):
+        metric, log = Rate(), ClipLog(f"{fps}".ljust(40, "0"))
+        metric.least_side = least  # type: ignore[misc]
+        videos = Videos(log, PortraitSet(replace(side, fps=fps), 3), [metric], quiet)
+        (part,) = Extraction({}, batch=3, store=FeatureStore()).parts(3, Making(), quiet, log, videos)
+        assert part.values["rate.fps"] == [wanted] * 3
+
+
+def test_latents_whose_square_is_not_finite_are_broken() -> None:
+    class Huge(Making):
+        def __call__(self, batches: Sequence[range]) -> Iterator[Sampled]:
+            for clips in super().__call__(batches):
+                assert clips.latents is not None
+                clips.latents += 3e19
+                yield clips
+
+    assert sum(part.logged.broken for part in read(Huge(), Means())) == COUNT
+
+
+def test_the_key_of_clips_holds_the_prompt_template() -> None:
+    a, b = Backbone.load("mini"), Backbone.load("mini")
+    b.side = replace(b.side, prompt_template={"template": "Other: {}", "crop_start": 0})
+    s = PortraitSet(a.side, 8)
+    assert len({teacher_key(x, references.teacher_sampler(x), s, 1, 8) for x in (a, b)}) == 2
+
+
+def test_a_store_reads_only_what_is_asked_for(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "s")
+    for run in range(3):
+        store.put("n", {f"{run}-{k}": np.zeros((1, 2), np.float32) for k in range(64)})
+    fresh = FeatureStore(tmp_path / "s")
+    assert len(fresh.get("n", ["1-5", "absent"])) == 1 and len(fresh._known["n"]) == 1
+
+
+def test_a_teacher_that_breaks_is_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = references.teacher_clips
+
+    def bad(*given: Any) -> Iterator[Sampled]:
+        for clips in original(*given):
+            assert clips.latents is not None
+            clips.latents[0] = float("nan")
+            yield clips
+
+    monkeypatch.setattr(references, "teacher_clips", bad)
+    backbone = Backbone.load("mini")
+    with pytest.raises(BenchError, match="not finite"):
+        references.teacher_reference(PortraitSet(backbone.side, 8, references=8), backbone, [Colour(Means())], quiet)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -17,27 +14,7 @@ from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard import Leaderboard, to_csv, to_latex, to_markdown, to_rich
 from w2svd_bench.record import Record
 
-
-def _made_up() -> ModuleType:
-    """The module ``tests/records.py``, by its path: the tests are no package."""
-    path = Path(__file__).parents[1] / "records.py"
-    spec = spec_from_file_location("w2svd_bench_test_records", path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_records = _made_up()
-check_latex = _records.check_latex
-column = _records.column
-grid = _records.grid
-make = _records.make
-metrics_only = _records.metrics_only
-real = _records.real
-score = _records.score
-skipped = _records.skipped
-teacher = _records.teacher
+from records import check_latex, column, grid, make, metrics_only, real, score, skipped, teacher
 
 
 def flagged(flags: dict[str, list[str]], name: str = "fid[mini]", **other: Any) -> list[Record]:

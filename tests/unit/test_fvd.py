@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -26,33 +24,26 @@ from w2svd_bench.metrics.mini import MiniFid
 from w2svd_bench.metrics.precision import full_precision
 from w2svd_bench.metrics.statistics import Statistics
 
-
-@pytest.fixture(scope="module")
-def stand_ins() -> ModuleType:
-    spec = spec_from_file_location("w2svd_bench_stand_ins_i3d", Path(__file__).parents[1] / "stand_ins_i3d.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+import stand_ins_i3d
 
 
 @pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory: pytest.TempPathFactory, stand_ins: ModuleType) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of weights with all three stand-ins."""
     path = tmp_path_factory.mktemp("weights")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("W2SVD_BENCH_WEIGHTS", str(path))
-        weights.install_stand_in("i3d-torchscript", stand_ins.i3d_torchscript())
-        weights.install_stand_in("i3d-kinetics400", stand_ins.i3d_kinetics400())
-        weights.install_stand_in("videomae-ssv2", stand_ins.videomae())
+        weights.install_stand_in("i3d-torchscript", stand_ins_i3d.i3d_torchscript())
+        weights.install_stand_in("i3d-kinetics400", stand_ins_i3d.i3d_kinetics400())
+        weights.install_stand_in("videomae-ssv2", stand_ins_i3d.videomae())
         yield path
 
 
 @pytest.fixture
-def narrow(stand_ins: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """The VideoMAE class at the stand-in's size."""
     module = i3d.from_cdfvd("VideoMAEv2.videomaev2_finetune")
-    monkeypatch.setattr(module, "vit_giant_patch14_224", stand_ins.narrow_videomae())
+    monkeypatch.setattr(module, "vit_giant_patch14_224", stand_ins_i3d.narrow_videomae())
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +244,7 @@ def test_networks_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     fvd.Fvd(), fvd.Kvd(), fvd.CdFvdFvd()
 
 
-def test_building_networks_leaves_the_random_numbers_alone(stand_ins: ModuleType) -> None:
+def test_building_networks_leaves_the_random_numbers_alone() -> None:
     i3d._kinetics.cache_clear()
     torch.manual_seed(7)
     expected = torch.rand(3)
@@ -294,9 +285,7 @@ class Harmful:
 @pytest.mark.parametrize(
     "content", [{"logits.conv3d.weight": torch.zeros(1)}, [1, 2], {"state": Harmful()}], ids=["other", "list", "object"]
 )
-def test_files_of_other_content_are_refused(
-    content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_ins: ModuleType
-) -> None:
+def test_files_of_other_content_are_refused(content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("W2SVD_BENCH_WEIGHTS", str(tmp_path / "weights"))
     torch.save(content, tmp_path / "file")
     for name, metric in {"i3d-torchscript": fvd.Fvd, "i3d-kinetics400": fvd.CdFvdFvd}.items():

@@ -6,9 +6,7 @@ import io
 import random
 import re
 import statistics
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -19,26 +17,7 @@ from w2svd_bench.leaderboard import Leaderboard, to_csv, to_latex, to_markdown, 
 from w2svd_bench.leaderboard.table import number
 from w2svd_bench.record import Record, read_records, write_record
 
-
-def _made_up() -> ModuleType:
-    """The module ``tests/records.py``, by its path: the tests are no package."""
-    path = Path(__file__).parents[1] / "records.py"
-    spec = spec_from_file_location("w2svd_bench_test_records", path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_records = _made_up()
-REASON = _records.REASON
-check_latex = _records.check_latex
-column = _records.column
-grid = _records.grid
-make = _records.make
-real = _records.real
-score = _records.score
-skipped = _records.skipped
+from records import REASON, check_latex, column, grid, make, score, skipped
 
 
 def test_rows_and_their_order() -> None:

@@ -6,9 +6,7 @@ import io
 import itertools
 import json
 import re
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -21,20 +19,8 @@ from w2svd_bench.leaderboard.curves import Curve, collect_curves, read_curves, w
 from w2svd_bench.leaderboard.plots import MARKERS, PALETTE, Plot, draw, pareto_front, spread, write_plots
 from w2svd_bench.record import Record
 
+from records import grid, make, metrics_only, real, score
 
-def _made_up() -> ModuleType:
-    """The module ``tests/records.py``, by its path: the tests are no package."""
-    spec = spec_from_file_location("w2svd_bench_test_records", Path(__file__).parents[1] / "records.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_records = _made_up()
-grid, make, metrics_only, real, score = (
-    getattr(_records, name) for name in ("grid", "make", "metrics_only", "real", "score")
-)
 HOSTILE = 'a <b>&amp; "x" $_1 $\\frac'
 
 

@@ -9,9 +9,8 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,23 +29,14 @@ from w2svd_bench.leaderboard.report import render, write_report
 from w2svd_bench.leaderboard.report_parts import proofs, read_claims, read_clips
 from w2svd_bench.record import Record, canonical_hash, write_record
 
+from records import grid, make, real
+
 HOSTILE = '<script>alert("1")</script>&\'x'
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 VARIABLE = "W2SVD_BENCH_BROWSER"
 VOID = {"meta", "link", "br", "img", "input"}
 
 
-def _made_up() -> ModuleType:
-    """The module ``tests/records.py``, by its path: the tests are no package."""
-    spec = spec_from_file_location("w2svd_bench_test_records", Path(__file__).parents[1] / "records.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_records = _made_up()
-grid, make, real = _records.grid, _records.make, _records.real
 PROVENANCE = {
     "git": {"commit": "c0ffee" * 6 + "c0ff", "dirty": True},
     "packages": {"torch": "2.15.0"},

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,28 +18,19 @@ from w2svd_bench.leaderboard.validate import validate
 from w2svd_bench.record import Record, read_records, write_record
 from w2svd_bench.uncertainty import jackknife_se
 
+import records
+from records import score
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _made_up() -> ModuleType:
-    """The module ``tests/records.py``, by its path: the tests are no package."""
-    path = Path(__file__).parents[1] / "records.py"
-    spec = spec_from_file_location("w2svd_bench_test_records", path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_records = _made_up()
-score = _records.score
 ORIGIN = {"w2svd_bench": "0.1.0", "git": {"commit": "ab" * 20, "dirty": False}, "device": "cpu"}
 LEAVE_OUT = [9.0, 10.0, 11.0, 10.5]
 
 
 def make(label: str = "lcm", steps: int = 4, **other: Any) -> Record:
     """A record that `validate` has nothing to say about."""
-    made: Record = _records.make(label, steps, **({"provenance": ORIGIN} | other))
+    made: Record = records.make(label, steps, **({"provenance": ORIGIN} | other))
     return made
 
 

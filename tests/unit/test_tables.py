@@ -6,9 +6,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,27 +25,7 @@ from w2svd_bench.leaderboard.reported import Reported, read_reported, reported_o
 from w2svd_bench.leaderboard.tidy import COLUMNS
 from w2svd_bench.record import Record, write_record
 
-
-def _made_up() -> ModuleType:
-    """The module ``tests/records.py``, by its path: the tests are no package."""
-    path = Path(__file__).parents[1] / "records.py"
-    spec = spec_from_file_location("w2svd_bench_test_records", path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_records = _made_up()
-check_latex = _records.check_latex
-column = _records.column
-grid = _records.grid
-make = _records.make
-metrics_only = _records.metrics_only
-real = _records.real
-score = _records.score
-skipped = _records.skipped
-teacher = _records.teacher
+from records import REASON, check_latex, column, grid, make, metrics_only, real, score, skipped, teacher
 
 FID, TIE = "fid[mini]", "†"
 HARD = np.random.default_rng(0).normal(size=20)  # what every method finds hard
@@ -243,7 +221,7 @@ def test_tidy_has_a_row_a_number() -> None:
     lcm = frame[(frame["label"] == "lcm") & (frame["steps"] == 4) & (frame["metric"] == FID)]
     assert list(lcm["value"]) == [12.0, 14.0] and list(lcm["seed"]) == [0, 1] and set(lcm["n"]) == {512}
     (gap,) = frame[frame["skipped"].notna()].to_dict("records")
-    assert (gap["label"], gap["steps"], gap["skipped"], gap["n"]) == ("euler", 1, _records.REASON, 0)
+    assert (gap["label"], gap["steps"], gap["skipped"], gap["n"]) == ("euler", 1, REASON, 0)
     assert np.isnan(gap["value"])
     zero, more = frame[frame["kind"] == "extrapolated"].to_dict("records")
     assert (zero["metric"], zero["value"], more["metric"], more["value"]) == (FID, 0.0, "kid", 1 / 3)
@@ -369,7 +347,7 @@ def test_pivot_has_a_row_a_method_and_a_group_a_number_of_steps() -> None:
     assert euler == [("—", ""), ("30.00", ""), ("8.00", "")]
     assert lcm == [("21.50", "best"), ("13.00", "second"), ("—", "")]
     assert dmd == [("25.00", "second"), ("11.00", "best"), ("—", "")]
-    assert table.notes == (_records.REASON, "not evaluated")
+    assert table.notes == (REASON, "not evaluated")
     assert [row[3].note for row in table.rows] == [None, None, 2, 2]
     assert column(table, "seeds")[2].text == "2" and table.num_reference == 1
     long = board.table()
