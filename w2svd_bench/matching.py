@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from w2svd_bench import losses
@@ -43,6 +43,8 @@ class MatchingConfig(Frozen):
         input: ``data`` noises real latents; ``simulate`` runs the generator's own sampler up to a random step, which
             trains on what sampling will see and needs no data, but costs forward passes (DMD2, section 4.5).
         score_shift, score_range: levels at which the scores are compared: uniform in the range, then shifted.
+        matching_weight: of the distribution matching loss; 0 leaves the ground-truth term alone, without a fake that
+            learns: a control, no method.
         normalise: divide the gradient by each sample's mean distance (DMD, eq. 8).
         gt: the ground-truth term.
     """
@@ -57,8 +59,15 @@ class MatchingConfig(Frozen):
     input: Literal["data", "simulate"] = "data"
     score_shift: float = 4.0
     score_range: tuple[float, float] = (0.02, 0.98)
+    matching_weight: float = Field(default=1.0, ge=0.0)
     normalise: bool = True
     gt: GroundTruthConfig = GroundTruthConfig()
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> MatchingConfig:
+        if self.matching_weight == 0 and self.gt.kind not in ("regression", "gan"):
+            raise ValueError(f"with matching_weight 0 and gt {self.gt.kind!r} the generator has nothing to learn from")
+        return self
 
     @model_validator(mode="after")
     def _regression_needs_data(self) -> MatchingConfig:
@@ -80,6 +89,8 @@ class DistributionMatching(Method):
         self.truth = STRATEGIES[config.gt.kind](config.gt, lambda: self.models, self.score_level)
 
     def updates(self, iteration: int) -> Sequence[Update]:
+        if self.config.matching_weight == 0:
+            return [*self.truth.updates(self.generate), Update(GENERATOR, self.generator_loss)]
         warmup = self.config.fake_warmup if iteration == 0 else 0
         fakes = [Update(FAKE, self.fake_loss)] * (self.config.fake_updates + warmup)
         return [*fakes, *self.truth.updates(self.generate), Update(GENERATOR, self.generator_loss)]
@@ -136,21 +147,28 @@ class DistributionMatching(Method):
     def generator_loss(self, batch: Batch, rng: Rng) -> Loss:
         """The distribution matching loss, and the ground-truth term where there is one."""
         x, t_input = self.generate(batch, rng)
+        loss, logs = x.new_zeros(()), dict[str, Tensor | float]()
+        if self.config.matching_weight > 0:
+            matching = self._matching(x, batch, rng)
+            loss, logs = matching.total, {**matching.logs}
+        logs["generated_std"] = x.detach().std()
+        term = self.truth.generator_term(x, t_input, batch, rng)
+        if term is not None:
+            loss, logs["gt"] = loss + term, term.detach()
+        return Loss(loss, logs)
+
+    def _matching(self, x: Tensor, batch: Batch, rng: Rng) -> Loss:
         t = self.score_level(rng, x)
         with torch.no_grad():
             x_t = add_noise(x, rng.normal(x), t)
             x0_fake, x0_real = (
                 velocity_to_data(x_t, self.models[role](x_t, t, batch.cond), t) for role in (FAKE, REAL)
             )
-        matching = losses.distribution_matching(x, x0_fake, x0_real, self.config.normalise, self.matching_scale())
-        loss, logs = matching.total, {**matching.logs, "generated_std": x.detach().std()}
-        term = self.truth.generator_term(x, t_input, batch, rng)
-        if term is not None:
-            loss, logs["gt"] = loss + term, term.detach()
-        return Loss(loss, logs)
+        scale = self.config.matching_weight * self.matching_scale()
+        return losses.distribution_matching(x, x0_fake, x0_real, self.config.normalise, scale)
 
     def matching_scale(self) -> float:
-        """A factor on the distribution matching gradient; 1 unless a method says otherwise."""
+        """What a method multiplies the distribution matching gradient by, beside its weight."""
         return 1.0
 
     def teacher_loss(self, batch: Batch, rng: Rng) -> Tensor:
@@ -160,7 +178,9 @@ class DistributionMatching(Method):
         return losses.flow_matching(self.models[TEACHER](add_noise(x0, noise, t), t, batch.cond), x0, noise).mean()
 
     def weak_strength(self) -> float | None:
-        """The strength of the fake's LoRA in the real score; None where the real score is no view of the fake."""
+        """The strength of the fake's LoRA in the real score; None where that is no view of a fake that learns."""
+        if self.config.matching_weight == 0:
+            return None
         real = self.roles()[REAL]
         return real.strength if real.weights == "view" and real.of == FAKE else None
 

@@ -134,7 +134,8 @@ class EvalSet(_Part):
 class TrainingCost(_Part):
     """What training took; ``network_evaluations`` are forward passes of one sample, those without gradient included.
 
-    ``health`` says how a run with a fake fared: see `train.health.Health`. It is empty for others.
+    ``device`` is what it ran on, empty in records older than that field: peaks compare on like devices only. ``health``
+    says how a run with a fake fared: see `train.health.Health`. It is empty for others.
     """
 
     iterations: Count = 0
@@ -142,6 +143,7 @@ class TrainingCost(_Part):
     network_evaluations: Count = 0
     seconds: Seconds = 0.0
     peak_memory_bytes: Count = 0
+    device: str = ""
     health: dict[str, float | int | None] = Field(default_factory=dict)
 
 

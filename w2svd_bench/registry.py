@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import re
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -96,6 +97,32 @@ class Registry(Generic[P]):
         if name not in entries:
             raise unknown_name(self.kind, name, self.names())
         return _distribution(entries[name])
+
+    def files_beside(self, file: str, names: Sequence[str] | None = None) -> list[Path]:
+        """The files of a name that lie beside the modules of installed plug-ins, sorted. Imports no plug-in.
+
+        A plug-in may have none. What packages hold it are imported, as Python finds modules so.
+
+        Args:
+            names: only of these; None for all.
+
+        Raises:
+            BenchError: a name is unknown, or the package of a plug-in can't be imported.
+        """
+        entries, found = self._entry_points(), set[Path]()
+        for name in entries if names is None else names:
+            if name not in entries:
+                raise unknown_name(self.kind, name, entries)
+            module = entries[name].module
+            try:
+                spec = importlib.util.find_spec(module)
+            except Exception as error:  # the packages that hold it may do anything
+                why = f"{module}: {type(error).__name__}: {error}"
+                cure = f"mend or uninstall {_distribution(entries[name])}"
+                raise BenchError(f"{self.kind} {name!r} can't be found", why, cure) from error
+            if spec is not None and spec.origin is not None:
+                found.add(Path(spec.origin).with_name(file))
+        return sorted(path for path in found if path.is_file())
 
     def load_file(self, path: Path) -> list[str]:
         """Imports a Python file and registers the plug-ins of this kind that it defines.

@@ -196,6 +196,13 @@ class World:
 ALONE = World()
 
 
+def device_name(device: str) -> str:
+    """What records call a device: a GPU's own name, or ``cpu``."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+
+
 def told(error: Exception) -> tuple[str, ...]:
     """An error as plain data: the three parts of a `BenchError`, or one line for any other."""
     return (

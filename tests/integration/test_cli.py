@@ -241,8 +241,51 @@ def test_reproduce_shows_its_plan(cli: Command, tmp_path: Path) -> None:
     assert sorted(trained)[:4] == ["dmd", "euler", "lcm", "w2svd"] and trained[-1] == "euler"  # the dearest first
     evaluated = [line for line in lines if line.startswith("w2svd-bench eval")]
     assert len(evaluated) == len(trained) and all("--clips 16 --steps 1 4 --methods " in line for line in evaluated)
-    three = cli("reproduce", "--dry-run", "--out", tmp_path).out.splitlines()
+    three = cli("reproduce", "--profile", "main", "--dry-run", "--out", tmp_path).out.splitlines()
     assert len(three) == 3 * len(lines) and sum("--seed 2" in line for line in three) == len(trained)
+
+
+def test_profiles_bring_what_methods_have_beside_them(cli: Command, tmp_path: Path) -> None:
+    full = cli("reproduce", "--dry-run", "--out", tmp_path).out.splitlines()
+    labels = {line.split("--label ")[1].split()[0] for line in full if line.startswith("w2svd-bench train")}
+    assert {"lcm", "lora-dmd", "dmd-gt", "gt-alone", "w2svd-alpha0.5"} <= labels
+    assert all("--validate-every 50" in line for line in full if line.startswith("w2svd-bench train"))
+    (alone,) = {line.split("--set ", 1)[1] for line in full if "--label gt-alone" in line}
+    assert alone == "settings.matching_weight=0"
+    stress = cli("reproduce", "--profile", "stress", "--dry-run", "--out", tmp_path).out.splitlines()
+    trained = [line for line in stress if line.startswith("w2svd-bench train")]
+    assert sum("--label w2svd-stress --seed" in line for line in trained) == 5  # as their files say
+    assert sum("--label dmd-stress --seed" in line for line in trained) == 5
+    assert all(f"--out {tmp_path / 'stress'}" in line for line in stress)  # apart from the runs that tables show
+    few = cli("reproduce", "--profile", "stress", "--seeds", "2", "--dry-run").out.splitlines()
+    assert len(few) == len(stress) * 2 / 5
+
+
+def test_every_run_of_a_shipped_plan_has_settings_that_its_method_takes(cli: Command) -> None:
+    for profile in ("full", "stress"):
+        for line in cli("reproduce", "--profile", profile, "--seeds", "1", "--dry-run").out.splitlines():
+            if line.startswith("w2svd-bench train"):
+                outcome = cli(*line.split()[1:], "--dry-run")
+                assert outcome.status == 0, outcome.text
+
+
+TWICE = "runs: [{method: lcm, label: one}, {method: dmd, label: one}]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--quick", "--profile", "full"], "it is not clear what to reproduce"),
+        (["--profile", "stres"], "did you mean 'stress'"),
+        (["--plan", "twice.yaml"], "two runs are called one"),
+    ],
+)
+def test_reproduce_refuses(
+    refused: Command, arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "twice.yaml").write_text(TWICE)
+    monkeypatch.chdir(tmp_path)
+    assert told in refused("reproduce", *arguments).text
 
 
 STARTS_WITHOUT = """

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from w2svd_bench.backbones.adapters import blend
@@ -450,6 +451,29 @@ def test_a_generator_loss_has_the_sign_of_the_distance(gaussian: Any, no_cond: C
         batch = Batch(gaussian(MEAN, COV).sample(256, 0), no_cond(256))
         method.generator_loss(batch, Rng(0)).total.backward()
         assert (generator.offset.grad.sign() == torch.tensor(offset).sign()).all()
+
+
+def test_matching_can_be_weighted_and_left_out(gaussian: Any, no_cond: Conds) -> None:
+    """Its gradient is proportional to its weight; at 0 no fake learns, and what is left is the ground-truth term."""
+
+    def gradients(**settings: Any) -> Tensor:
+        method = dmd(trained_steps=4, **settings)
+        method.models = models = toys(gaussian, method)
+        models[FAKE] = gaussian(MEAN + 1.0, COV)
+        method.generator_loss(Batch(gaussian(MEAN, COV).sample(64, 0), no_cond(64)), Rng(0)).total.backward()
+        return torch.cat([p.grad.flatten() for p in models[GENERATOR].parameters() if p.grad is not None])
+
+    truth = {"kind": "regression", "weight": 0.5}
+    once, thrice = gradients(), gradients(matching_weight=3.0)
+    torch.testing.assert_close(thrice, 3 * once)
+    both, alone = gradients(gt=truth), gradients(gt=truth, matching_weight=0.0)
+    assert not torch.allclose(alone, both) and alone.norm() > 0
+    # Other noise is drawn for the truth where no scores were compared, but it is the same loss: twice the weight, twice it.
+    torch.testing.assert_close(gradients(gt={"kind": "regression", "weight": 1.0}, matching_weight=0.0), 2 * alone)
+    assert [update.role for update in dmd(gt=truth, matching_weight=0.0).updates(0)] == [GENERATOR]
+    for kind in ("none", "fake_fm"):
+        with pytest.raises(ValidationError, match="nothing to learn from"):
+            dmd(gt={"kind": kind}, matching_weight=0.0)
 
 
 def test_noise_of_the_scores_is_fresh(gaussian: Any, no_cond: Conds) -> None:

@@ -16,6 +16,7 @@ from w2svd_bench.errors import BenchError
 from w2svd_bench.metrics import diagnostics, mini_nets
 from w2svd_bench.metrics.base import CorpusMetric, Features
 from w2svd_bench.metrics.mini import MiniFid, MiniFvd
+from w2svd_bench.metrics.mini_nets import FRAME_TARGETS, columns
 from w2svd_bench.uncertainty import paired_difference
 
 GENERATED, REFERENCE = 192, 768
@@ -180,3 +181,15 @@ def test_diagnostics(real: np.ndarray) -> None:
     assert diagnostics.colour_error(reader(tinted(real[:half], 20.0)), wanted) > 1.5 * right
     with pytest.raises(BenchError, match="prompts"):
         diagnostics.colour_error(read, wanted[1:])
+
+
+def test_blur_and_the_rarest_class_in_closed_form() -> None:
+    """Readings that sit at known points of a palette: (mean squared) distance to the nearest, and the least share."""
+    palette = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 0.0, 0.0))
+    shown = np.array([[0.0, 0.0, 0.3], [0.9, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    readings = np.zeros((5, 17, sum(FRAME_TARGETS.values())), np.float32)
+    readings[..., columns(FRAME_TARGETS, "shirt")] = shown[:, None]
+    assert diagnostics.colour_blur(readings, "shirt", palette) == pytest.approx((0.09 / 3 + 0.01 / 3) / 5, rel=1e-5)
+    assert diagnostics.rarest_share(readings, "shirt", palette) == 0.2
+    readings[:1, :, columns(FRAME_TARGETS, "shirt")] = 1.0
+    assert diagnostics.rarest_share(readings, "shirt", palette) == 0.0  # one kind of clips is missing altogether

@@ -121,7 +121,8 @@ def test_a_cell_is_scored_and_its_record_survives_the_disk(subject: Subject, ben
     assert set(record.metrics) == {"fid[mini]", "fvd[mini]"}
     for score in record.metrics.values():
         assert score.value > 0 and score.n == 16 and score.direction == "down"  # type: ignore[union-attr]
-    assert set(record.diagnostics) == {"mouth", "sway", "latent_std", "colour_error"}
+    names = {"mouth", "sway", "latent_std", "colour_error", "shirt_blur", "rarest_shirt"}
+    assert set(record.diagnostics) == names
     assert record.timing.sample_seconds_per_clip > 0 and record.timing.decode_seconds_per_clip > 0
     assert record.training.iterations == 0 and record.cell.checkpoint_sha256 == subject.backbone.teacher_sha256
     write_record(record, tmp_path)
@@ -168,6 +169,7 @@ def test_real_clips_set_the_floor(subject: Subject, bench: Bench) -> None:
         floor, through, one_step = (r.metrics[name].value for r in (raw, coded, blurred))  # type: ignore[union-attr]
         assert 0 < floor < one_step and through < one_step
     assert blurred.diagnostics["sway"] < raw.diagnostics["sway"] < 1.6
+    assert raw.diagnostics["shirt_blur"] < 0.5 * blurred.diagnostics["shirt_blur"]
     assert raw.diagnostics["colour_error"] < 0.01 and raw.diagnostics["mouth"] == pytest.approx(1.0, abs=0.3)
 
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from w2svd_bench import __version__
 from w2svd_bench.cli import (
     boards,
+    building,
     claims,
     comparing,
     costing,
@@ -61,7 +62,7 @@ app.command("cost")(costing.cost)
 app.command("methods")(plugins.methods)
 app.command("new-method")(plugins.new_method)
 app.command("reproduce")(reproducing.reproduce)
-app.command("build-mini")(reproducing.build_mini)
+app.command("build-mini")(building.build_mini)
 
 
 def _version(asked: bool) -> None:

@@ -15,12 +15,17 @@ from w2svd_bench.errors import BenchError, unknown_name
 from w2svd_bench.leaderboard.atoms import Need, Planner
 from w2svd_bench.leaderboard.claims import Arithmetic, Claims, MemoryClaim, Planned, Size, find_claims, read_claims
 from w2svd_bench.leaderboard.claims_render import details, remarks, summary, to_markdown
-from w2svd_bench.leaderboard.verdicts import judge
-from w2svd_bench.record import read_records, write_atomically
+from w2svd_bench.leaderboard.report_parts import CLAIMS_FILE
+from w2svd_bench.leaderboard.rows import REFERENCE_METHODS
+from w2svd_bench.leaderboard.verdicts import Report, judge
+from w2svd_bench.record import Record, read_records, write_atomically
 
 
 def claims(
-    folder: Annotated[Path, typer.Argument(help="A folder of records.")] = Path("runs/mini/results"),
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of records, taken together. [default: runs/mini/results]", show_default=False),
+    ] = None,
     file: Annotated[Path | None, typer.Option("--claims", help="A claims file instead of the methods' own.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="Only the claims made for this method.")] = None,
     plan: Annotated[
@@ -29,19 +34,15 @@ def claims(
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the verdicts to this file, too.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Judge by the records of a folder which claims made for a method hold, fail, are undecided or were not measured.
+    """Judge by records which claims made for a method hold, fail, are undecided or were not measured.
 
     Claims are data: claims.yaml beside a method's code, or any file of that kind. See docs/claims.md.
 
     Examples:
-      w2svd-bench claims results/mini
+      w2svd-bench claims results/mini results/mini-stress
       w2svd-bench claims --claims mine.yaml --no-plan --json
     """
-    records, files = read_records(folder), _files(file, method)
-    asks = any(isinstance(one, MemoryClaim) and one.plan is not None for known in files for one in known.claims)
-    if asks and plan and records:
-        errors.print("planning memory ...", highlight=False)
-    report = judge(records, files, _planner() if asks and plan and records else None)
+    report = _judged(folders or [Path("runs/mini/results")], _files(file, method), plan)
     if markdown is not None:
         write_atomically(markdown, to_markdown(report))
     if as_json:
@@ -56,6 +57,33 @@ def claims(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if markdown is not None:
         console.print(f"written: {markdown}", markup=False, highlight=False, soft_wrap=True)
+
+
+def write_claims(folders: list[Path]) -> list[Path]:
+    """Judges the claims of all methods by the records of some folders; claims.json and claims.md go into the first."""
+    report = _judged(folders, _files(None, None), plan=True)
+    data = json.dumps(report.as_data(), indent=2, allow_nan=False, ensure_ascii=False)
+    return [
+        write_atomically(folders[0] / CLAIMS_FILE, data + "\n"),
+        write_atomically(folders[0] / "claims.md", to_markdown(report)),
+    ]
+
+
+def _judged(folders: list[Path], files: list[Claims], plan: bool) -> Report:
+    records = _together(folders)
+    asks = any(isinstance(one, MemoryClaim) and one.plan is not None for known in files for one in known.claims)
+    if asks and plan and records:
+        errors.print("planning memory ...", highlight=False)
+    return judge(records, files, _planner() if asks and plan and records else None)
+
+
+def _together(folders: list[Path]) -> list[Record]:
+    """The records of all folders; what they share of reference rows is taken from the first that has it."""
+    found: list[Record] = []
+    for folder in folders:
+        known = {one.cell.id for one in found if one.cell.method in REFERENCE_METHODS}
+        found += [one for one in read_records(folder) if one.cell.id not in known]
+    return found
 
 
 def _files(file: Path | None, method: str | None) -> list[Claims]:

@@ -56,6 +56,15 @@ def report(
         if clips:
             options.load_plugin(plugin)
             _sample(runs, folder, records, backbone, Asked(data, videos, split, 4), options.resolve_device(device))
+    _write(folder, records)
+
+
+def make_report(folder: Path, runs: Path, backbone: str, device: str) -> None:
+    """`report` with curves and clips of procedural portraits, as `reproduce` ends with it."""
+    report(folder, runs, clips=True, backbone=backbone, device=device)
+
+
+def _write(folder: Path, records: list[Record]) -> None:
     page, plots = write_report(records, folder, reported_of({one.cell.method for one in records}))
     size = page.stat().st_size
     written = f"written: {page} ({size / 1e6:.1f} MB) and {len(plots)} plots"

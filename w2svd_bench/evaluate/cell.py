@@ -105,6 +105,7 @@ def _record(
             network_evaluations=run.network_evaluations,
             seconds=run.seconds,
             peak_memory_bytes=run.peak_memory_bytes,
+            device=run.device,
             health=run.health,
         ),
         timing=Timing(

@@ -34,6 +34,7 @@ from w2svd_bench.metrics.frechet import FrechetMetric
 from w2svd_bench.metrics.statistics import Statistics, read_statistics, write_statistics
 from w2svd_bench.record import provenance
 from w2svd_bench.uncertainty import cluster_bootstrap
+from w2svd_bench.world import device_name
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def score_folders(
             *unwritten,
             *([f"{reference} is not looked at: no metric asked for needs it"] if reference and not corpus else []),
         ),
-        provenance=provenance(_device_name(rules.device)) | {"clips_at_a_time": rules.batch},
+        provenance=provenance(device_name(rules.device)) | {"clips_at_a_time": rules.batch},
     )
 
 
@@ -384,9 +385,3 @@ def _shared(ours: Side, theirs: Side | None) -> list[str]:
 
 def _span(stock: Stock) -> str:
     return "-".join(map(str, dict.fromkeys((stock.counts[0], stock.counts[-1]))))
-
-
-def _device_name(device: str) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"

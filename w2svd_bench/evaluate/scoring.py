@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from w2svd_bench.data.palette import PALETTES
 from w2svd_bench.errors import BenchError
 from w2svd_bench.evaluate.evalset import BATCH, ClipSet, Progress
 from w2svd_bench.evaluate.extraction import Extraction, Made, Part
@@ -24,7 +25,7 @@ from w2svd_bench.metrics.base import ClipMetric, CorpusMetric, Dimension, Featur
 from w2svd_bench.record import AnyScore, Score, SkippedScore, provenance
 from w2svd_bench.types import Skipped
 from w2svd_bench.uncertainty import cluster_bootstrap, numbered
-from w2svd_bench.world import World
+from w2svd_bench.world import World, device_name
 
 VERSUS_TEACHER = " vs teacher"
 
@@ -57,7 +58,7 @@ class Bench:
     def provenance(self) -> dict[str, Any]:
         """Which code ran where and when, and on how many processes."""
         work = {"processes": self.world.size, "clips_at_a_time": self.batch}
-        return provenance(_device_name(self.world.device)) | work
+        return provenance(device_name(self.world.device)) | work
 
     def wanted(self) -> dict[str, str]:
         """The id of every score that a record gets, by its name."""
@@ -132,6 +133,8 @@ class Clips:
                 "mouth": diagnostics.mouth(readings, reference),
                 "sway": diagnostics.sway(readings, reference),
                 "colour_error": diagnostics.colour_error(readings, wanted),
+                "shirt_blur": diagnostics.colour_blur(readings, "shirt", PALETTES["shirt"]),
+                "rarest_shirt": diagnostics.rarest_share(readings, "shirt", PALETTES["shirt"]),
             }
         return out
 
@@ -212,7 +215,3 @@ def ids(scores: Mapping[str, AnyScore]) -> dict[str, str]:
 
 def _against(metric_id: str, reference: str | None) -> str:
     return metric_id if reference is None else f"{metric_id}; against {reference}"
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"

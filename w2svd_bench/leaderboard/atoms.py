@@ -214,7 +214,7 @@ def _peaks(claim: MemoryClaim, records: Sequence[Record]) -> Atom:
     ours, theirs = runs.values()
     every = [*ours.values(), *theirs.values()]
     files = tuple(one.file_name for one in every)
-    devices = sorted({str(getattr(one.training, "device", "")) for one in every})
+    devices = sorted({one.training.device for one in every})
     if "" in devices:
         return Atom(asks, "not measured", "the records do not say on what device their runs were trained", files=files)
     if "cpu" in devices or len(devices) > 1:

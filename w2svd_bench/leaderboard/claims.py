@@ -17,9 +17,7 @@ A file states what was claimed in words of one's own and where: it holds no numb
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterable, Sequence
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,7 +26,7 @@ import yaml
 from pydantic import Field
 
 from w2svd_bench.config import Frozen, validated
-from w2svd_bench.errors import BenchError, unknown_name
+from w2svd_bench.errors import BenchError
 from w2svd_bench.registry import METHODS
 
 FILE = "claims.yaml"
@@ -166,21 +164,4 @@ def find_claims(methods: Sequence[str] | None = None) -> list[Path]:
     Raises:
         BenchError: a name is unknown, or the package of a method can't be imported.
     """
-    modules = {entry.name: entry.module for entry in metadata.entry_points(group=METHODS.group)}
-    for name in methods or ():
-        if name not in modules:
-            raise unknown_name("method", name, modules)
-    return sorted(set(_beside(modules, modules if methods is None else methods)))
-
-
-def _beside(modules: dict[str, str], names: Iterable[str]) -> Iterable[Path]:
-    for name in names:
-        try:
-            spec = importlib.util.find_spec(modules[name])
-        except Exception as error:  # the packages that hold it are imported, and those may do anything
-            why = f"{modules[name]}: {type(error).__name__}: {error}"
-            raise BenchError(f"method {name!r} can't be found", why, "mend or uninstall its package") from error
-        if spec is not None and spec.origin is not None:
-            path = Path(spec.origin).with_name(FILE)
-            if path.is_file():
-                yield path
+    return METHODS.files_beside(FILE, methods)

@@ -83,6 +83,30 @@ def colour_error(generated_NFP: np.ndarray, wanted: Sequence[Mapping[str, Colour
     return float(np.mean(errors))
 
 
+def colour_blur(generated_NFP: np.ndarray, target: str, palette: Sequence[Colour]) -> float:
+    """How far a colour is from the nearest of a palette: mean squared error in RGB of [0, 1], lower is crisper.
+
+    A clip that shows the average of several classes, where the prompt leaves open which, is far from all of them. Real
+    clips scatter around theirs by brightness and tint, and do not reach 0 either.
+    """
+    return float(_distances(generated_NFP, target, palette).min(axis=1).mean())
+
+
+def rarest_share(generated_NFP: np.ndarray, target: str, palette: Sequence[Colour]) -> float:
+    """The share of clips whose colour is nearest to the palette's least shown one: 1 / classes where all are alike.
+
+    A generator that leaves a kind of clips out has a low one.
+    """
+    nearest = _distances(generated_NFP, target, palette).argmin(axis=1)
+    return float(np.bincount(nearest, minlength=len(palette)).min() / len(nearest))
+
+
+def _distances(readings_NFP: np.ndarray, target: str, palette: Sequence[Colour]) -> np.ndarray:
+    """Mean squared errors (N, classes) of a clip's mean colour against each colour of a palette."""
+    read = reading(readings_NFP, target).mean(axis=1, dtype=np.float64)
+    return np.square(read[:, None] - np.array(palette)).mean(axis=2)
+
+
 def _restlessness(readings_NFP: np.ndarray, target: str) -> float:
     """The standard deviation of a reading's change from frame to frame, over all clips."""
     return float(np.diff(reading(readings_NFP, target).astype(np.float64), axis=1).std())

@@ -37,7 +37,7 @@ from w2svd_bench.train.memory import peak_memory_bytes
 from w2svd_bench.train.run import GENERATOR_FOLDER, Run
 from w2svd_bench.train.validation import Curves, Validation, Validator
 from w2svd_bench.types import TEACHER, Batch, TrainingData, average_of
-from w2svd_bench.world import ALONE, World
+from w2svd_bench.world import ALONE, World, device_name
 
 Report = Callable[[int, int, dict[str, float]], None]
 Advice = Callable[[], str]
@@ -342,6 +342,8 @@ def train(
         run.iterations, run.updates = counters.iteration, counters.updates
         run.network_evaluations, run.seconds = counters.evaluations, counters.seconds
         run.peak_memory_bytes = max(world.gather(peak_memory_bytes()))
+        name = device_name(world.device)
+        run.device = name if world.size == 1 else f"{world.size} x {name}"
         run.health = trainer.health()
         written = export_generator(
             trainer.roles,

@@ -31,6 +31,7 @@ class Run:
         backbone_sha256: of the teacher, codec and text encoders that the run was trained with.
         data: what it was trained on, by name.
         iterations, updates, network_evaluations, seconds, peak_memory_bytes: what training cost.
+        device: what it was trained on, as `device_name` calls it; over several processes of a GPU each, "8 x" in front.
         weights_sha256: of the exported generator (the teacher's own for a method without training).
         validation: what ``curves.jsonl`` was measured with; empty for a run that was not validated. It is no part of
             the recipe, for it changes nothing that is learned.
@@ -51,6 +52,7 @@ class Run:
     network_evaluations: int = 0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    device: str = ""
     weights_sha256: str = ""
     validation: dict[str, Any] = field(default_factory=dict)
     health: dict[str, float | int | None] = field(default_factory=dict)
