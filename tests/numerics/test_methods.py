@@ -468,7 +468,7 @@ def test_matching_can_be_weighted_and_left_out(gaussian: Any, no_cond: Conds) ->
     torch.testing.assert_close(thrice, 3 * once)
     both, alone = gradients(gt=truth), gradients(gt=truth, matching_weight=0.0)
     assert not torch.allclose(alone, both) and alone.norm() > 0
-    # Other noise is drawn for the truth where no scores were compared, but it is the same loss: twice the weight, twice it.
+    # What is left is the ground-truth term and nothing else: at twice the weight there is twice of it.
     torch.testing.assert_close(gradients(gt={"kind": "regression", "weight": 1.0}, matching_weight=0.0), 2 * alone)
     assert [update.role for update in dmd(gt=truth, matching_weight=0.0).updates(0)] == [GENERATOR]
     for kind in ("none", "fake_fm"):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from w2svd_bench.cli import claims as cli
 from w2svd_bench.errors import BenchError
+from w2svd_bench.leaderboard import atoms
 from w2svd_bench.leaderboard.atoms import Atom, Need, Verdict
 from w2svd_bench.leaderboard.claims import Claims, find_claims, read_claims
 from w2svd_bench.leaderboard.claims_render import to_markdown
@@ -41,12 +42,18 @@ def of_clips(value: float) -> dict[str, Any]:
 
 
 def make(
-    label: str, metrics: dict[str, Any], steps: int = 1, seed: int = 0, training: Any = None, config: Any = None
+    label: str,
+    metrics: dict[str, Any],
+    steps: int = 1,
+    seed: int = 0,
+    training: Any = None,
+    config: Any = None,
+    method: str = "",
 ) -> Record:
     return Record.model_validate({
         "cell": {
-            "backbone": "mini", "method": label, "label": label, "checkpoint_sha256": "ab" * 32, "steps": steps,
-            "seed": seed, "eval_set": "test",
+            "backbone": "mini", "method": method or label, "label": label, "checkpoint_sha256": "ab" * 32,
+            "steps": steps, "seed": seed, "eval_set": "test",
         },
         "sampling": {
             "sampler": "ode", "nfe": steps, "guidance": 1.0, "shift": 3.0, "levels": [1.0], "noise_seed": seed,
@@ -256,7 +263,6 @@ def test_peaks_on_a_cpu_or_an_unknown_device_say_nothing() -> None:
 
 
 def on_device(record: Record, device: str) -> Record:
-    """The record with its training's device, whether or not the schema has that field."""
     training = record.training.model_copy(update={"device": device})
     return record.model_copy(update={"training": training})
 
@@ -332,6 +338,53 @@ def test_health_that_was_not_recorded_is_not_measured() -> None:
     assert "older versions" in atom(old + runs("theirs", None), other("collapse")).why
     short = atom(runs("ours", None, updates=99) + runs("theirs", None), other("collapse"))
     assert short.verdict == "not measured" and "fewer than 100 updates" in short.why
+
+
+def strengths(label: str, alpha: float, *cosines: float | None) -> list[Record]:
+    return [
+        make(label, {}, seed=seed, training={
+            "iterations": 400, "updates": {"generator": 400},
+            "health": {"collapsed_at": None, "alpha": alpha, "alpha_cosine": cosine},
+        })
+        for seed, cosine in enumerate(cosines)
+    ]  # fmt: skip
+
+
+def test_alpha_is_told_to_be_a_scalar_where_it_is_one_in_every_run() -> None:
+    records = [
+        *strengths("inert", 0.25, 0.9991, 0.9712),
+        *strengths("turning", 0.75, 0.9991, 0.9),
+        *strengths("zero", 0.0, None),
+    ]
+    found = judge(records, [other("collapse")])
+    inert, turning = found.alphas  # none of strength 0
+    assert (inert.label, inert.is_scalar, dict(inert.cosines)) == ("inert", True, {0: 0.9991, 1: 0.9712})
+    assert str(inert) == "inert: alpha 0.25 acts as a scalar here (cosine 0.9712 to 0.9991 over 2 seeds)"
+    assert not turning.is_scalar and "turns the matching gradient" in str(turning)
+    assert f"* mini, {inert}" in to_markdown(found) and f"mini, {inert}" in found.as_data()["told"]
+    assert "What alpha does" not in to_markdown(judge(scored("ours", (10.0,)), [claim()]))
+
+
+def test_thresholds_are_those_of_the_training_watch() -> None:
+    from w2svd_bench.train import health
+
+    assert (atoms.WAIT, atoms.SCALAR) == (health.WAIT, health.SCALAR)
+
+
+def test_folders_are_judged_together(tmp_path: Path) -> None:
+    """Stress runs live apart from those that tables show; rows of real clips, which both have, are no repetition."""
+    floor = make("real (noise floor)", {}, method="real", steps=0)
+    for folder, label in (("main", "ours"), ("stress", "theirs")):
+        for record in [*scored(label, (10.0 if label == "ours" else 12.0,)), floor]:
+            write_record(record, tmp_path / folder / "records")
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(claim().model_dump(mode="json", exclude_none=True)))
+    app, run = typer.Typer(), CliRunner()
+    app.command()(cli.claims)
+    both = run.invoke(app, [str(tmp_path / "main"), str(tmp_path / "stress"), "--claims", str(file), "--json"])
+    assert both.exit_code == 0 and json.loads(both.stdout)["judged"][0]["verdict"] == "holds"
+    alone = run.invoke(app, [str(tmp_path / "main"), "--claims", str(file), "--json"])
+    assert json.loads(alone.stdout)["judged"][0]["verdict"] == "not measured"
 
 
 def test_two_stories_of_one_run_are_an_error() -> None:

@@ -169,7 +169,6 @@ def test_real_clips_set_the_floor(subject: Subject, bench: Bench) -> None:
         floor, through, one_step = (r.metrics[name].value for r in (raw, coded, blurred))  # type: ignore[union-attr]
         assert 0 < floor < one_step and through < one_step
     assert blurred.diagnostics["sway"] < raw.diagnostics["sway"] < 1.6
-    assert raw.diagnostics["shirt_blur"] < 0.5 * blurred.diagnostics["shirt_blur"]
     assert raw.diagnostics["colour_error"] < 0.01 and raw.diagnostics["mouth"] == pytest.approx(1.0, abs=0.3)
 
 

@@ -77,6 +77,7 @@ DATA: dict[str, Any] = {
         "network_evaluations": 123456,
         "seconds": 144.0,
         "peak_memory_bytes": 0,
+        "device": "",
         "health": {},
     },
     "timing": {"sample_seconds_per_clip": 0.01, "decode_seconds_per_clip": 0.002, "wall_seconds": 9.5},

@@ -53,7 +53,7 @@ def claims(
     for one in report.judged:
         console.print(details(one))
     console.print(summary(report))
-    for line in [*remarks(report), *map(str, report.health)]:
+    for line in [*remarks(report), *map(str, report.health), *map(str, report.alphas)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if markdown is not None:
         console.print(f"written: {markdown}", markup=False, highlight=False, soft_wrap=True)

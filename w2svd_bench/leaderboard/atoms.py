@@ -38,6 +38,7 @@ FAILS_BY_PLAN: Verdict = "fails by arithmetic, not measured"
 UNDECIDED_BY_PLAN: Verdict = "undecided by arithmetic, not measured"
 # Before this many updates of the generator a run's health can't be told: as in train/health.py, which loads torch.
 WAIT = 100
+SCALAR = 0.97  # as in train/health.py: above it alpha is but a factor
 ENOUGH = 3  # seeds that have all to collapse before a method is said to collapse whatever another one does
 _GB = 1e9
 
@@ -101,6 +102,32 @@ class Health:
     def __str__(self) -> str:
         at = ", ".join(f"seed {seed} at {at}" for seed, at in self.collapsed_at.items() if at is not None)
         return f"{self.label}: {self.collapsed} of {len(self.collapsed_at)} seeds collapsed{f' ({at})' if at else ''}"
+
+
+@dataclass(frozen=True)
+class Alpha:
+    """Whether a strength of the LoRA in the real score does more than scale the matching gradient, for one label.
+
+    Attributes:
+        alpha: the strength, above 0.
+        cosines: by seed, between v(1) - v(alpha) and v(1) - v(0) on generated samples, at the end of training.
+    """
+
+    backbone: str
+    label: str
+    alpha: float
+    cosines: Mapping[int, float]
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it acts as a factor in every run, so that rows of different strengths don't rank them."""
+        return min(self.cosines.values()) > SCALAR
+
+    def __str__(self) -> str:
+        low, high = min(self.cosines.values()), max(self.cosines.values())
+        span = f"{low:.4f}" if len(self.cosines) == 1 else f"{low:.4f} to {high:.4f} over {len(self.cosines)} seeds"
+        says = "acts as a scalar here" if self.is_scalar else "turns the matching gradient, in one run at least"
+        return f"{self.label}: alpha {self.alpha:g} {says} (cosine {span})"
 
 
 def atoms_of(claim: Claim, records: Sequence[Record], planner: Planner | None) -> Iterable[Atom]:
@@ -332,6 +359,16 @@ def health_of(records: Sequence[Record], label: str) -> tuple[Health, tuple[str,
     at = {seed: one.training.health["collapsed_at"] for seed, one in long.items()}
     plain = {seed: None if update is None else int(update) for seed, update in at.items()}
     return Health(backbone, label, plain), tuple(one.file_name for one in long.values()), why
+
+
+def alpha_of(records: Sequence[Record], label: str) -> Alpha | None:
+    """What the runs of a label say of their alpha; None where they have none above 0, or it was not measured."""
+    told = _runs(records, label, lambda one: one.training.health.get("alpha_cosine") is not None)
+    if not told:
+        return None
+    cosines = {seed: cast(float, one.training.health["alpha_cosine"]) for seed, one in told.items()}
+    alpha = cast(float, next(iter(told.values())).training.health["alpha"])
+    return Alpha(records[0].cell.backbone, label, alpha, cosines)
 
 
 def _trained(one: Record) -> bool:

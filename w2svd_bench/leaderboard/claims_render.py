@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from w2svd_bench.leaderboard.atoms import Atom
+from w2svd_bench.leaderboard.atoms import SCALAR, Atom
 from w2svd_bench.leaderboard.compare import LEVEL
 from w2svd_bench.leaderboard.table import DASH
 from w2svd_bench.leaderboard.verdicts import RULE, Judged, Report
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     import rich.table
 
 _NOTE = "<!-- generated from records by `w2svd-bench claims`: change those, not this file -->"
+ALPHA_RULE = (
+    f"The cosine between v(1) - v(alpha) and v(1) - v(0), v(s) being the fake's LoRA at strength s, on generated "
+    f"samples at the end of training. Above {SCALAR} alpha changes how long the matching gradient is and not where it "
+    "points, which Adam takes out again: such rows differ by the balance of matching to ground truth, and don't rank "
+    "strengths."
+)
 _STYLES = {"holds": "bold green", "fails": "bold red", "undecided": "yellow"}
 
 
@@ -44,6 +50,9 @@ def to_markdown(report: Report) -> str:
             seeds = len(health.collapsed_at)
             told = ", ".join(at) or DASH
             lines.append(_row(health.backbone, health.label, str(seeds), str(health.collapsed), told))
+    if report.alphas:
+        lines += ["", "## What alpha does", "", ALPHA_RULE, ""]
+        lines += [f"* {one.backbone}, {one}" for one in report.alphas]
     return "\n".join(lines) + "\n"
 
 

@@ -131,6 +131,7 @@ class Claims(_Loose):
 
     judged: list[Claim]
     rule: str = ""
+    told: list[str] = []
 
 
 class Clip(_Loose):

@@ -16,10 +16,12 @@ from w2svd_bench.leaderboard.atoms import (
     FAILS_BY_PLAN,
     HOLDS_BY_PLAN,
     UNDECIDED_BY_PLAN,
+    Alpha,
     Atom,
     Health,
     Planner,
     Verdict,
+    alpha_of,
     atoms_of,
     health_of,
 )
@@ -51,15 +53,22 @@ class Judged:
 
 @dataclass(frozen=True)
 class Report:
-    """All claims on all backbones, how many differences were judged, and how the runs fared that tell it."""
+    """All claims on all backbones.
+
+    Attributes:
+        differences: how many were judged.
+        health: how the runs fared that tell it; alphas: what their strengths do.
+    """
 
     judged: tuple[Judged, ...]
     differences: int
     health: tuple[Health, ...]
+    alphas: tuple[Alpha, ...] = ()
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"rule": RULE, "level": LEVEL}
+        told = [f"{one.backbone}, {one}" for one in self.health] + [f"{one.backbone}, {one}" for one in self.alphas]
+        return asdict(self) | {"rule": RULE, "level": LEVEL, "told": told}
 
 
 def judge(records: Iterable[Record], files: Sequence[Claims], planner: Planner | None = None) -> Report:
@@ -77,14 +86,16 @@ def judge(records: Iterable[Record], files: Sequence[Claims], planner: Planner |
         raise BenchError("no claim can be judged", "no records were found", "run `w2svd-bench eval` first")
     refuse_duplicates(found)
     refuse_mixtures(found)
-    judged, health = [], []
+    judged, health, alphas = [], [], []
     for backbone in sorted({one.cell.backbone for one in found}):
         ours = [one for one in found if one.cell.backbone == backbone]
-        health += [health_of(ours, label)[0] for label in sorted({one.cell.label for one in ours})]
+        labels = sorted({one.cell.label for one in ours})
+        health += [health_of(ours, label)[0] for label in labels]
+        alphas += [one for label in labels if (one := alpha_of(ours, label)) is not None]
         for file in files:
             for claim in file.claims:
                 judged.append(_judged(file.method, claim, backbone, tuple(atoms_of(claim, ours, planner))))
-    return _corrected(Report(tuple(judged), 0, tuple(one for one in health if one.collapsed_at)))
+    return _corrected(Report(tuple(judged), 0, tuple(one for one in health if one.collapsed_at), tuple(alphas)))
 
 
 def compound(verdicts: Iterable[Verdict]) -> Verdict:
