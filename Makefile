@@ -2,6 +2,8 @@
 # missing and brings up to date when pyproject.toml or constraints.txt changed.
 #
 #   make quickstart   train, evaluate and render the whole benchmark in its quick form
+#   make reproduce    the same with ablations and three seeds: the full benchmark of the miniature
+#   make results      render results/ and README's table again from the records
 #   make test         the default test suite;  make test-slow  the rest;  make test-vbench  those with the real VBench
 #   make lint         ruff and mypy;           make format     let ruff mend what it can
 #   make wheel        build dist/*.whl;        make build-mini train the miniature backbone again
@@ -18,10 +20,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-vbench lint format wheel build-mini clean
+.PHONY: help setup quickstart reproduce results test test-slow test-vbench lint format wheel build-mini clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,8p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,10p'
 
 setup: $(VENV)/.test
 
@@ -43,6 +45,21 @@ $(VENV)/.dev: $(VENV)/.test
 
 quickstart: $(VENV)/.test
 	@$(BIN)/w2svd-bench reproduce --quick
+
+# Interrupted, it goes on where it was. STRESS=1 runs the recipes that are meant to break training instead.
+reproduce: $(VENV)/.test
+	@$(BIN)/w2svd-bench reproduce $(if $(STRESS),--profile stress)
+
+# README shows the methods alone; their ablations are in results/mini/leaderboard.md.
+FLOORS  := real (noise floor),real, through the codec,teacher, 28 steps (noise floor)
+METHODS := euler,lcm,dmd,w2svd
+
+results: $(VENV)/.test
+	@for folder in results/*/; do $(BIN)/w2svd-bench leaderboard $$folder > /dev/null && echo "$$folder"; done
+	@$(BIN)/w2svd-bench leaderboard results/mini --filter "label=$(FLOORS),$(METHODS)" --into README.md > /dev/null
+	@$(BIN)/w2svd-bench claims results/mini $(wildcard results/mini-stress) --json --markdown results/mini/claims.md \
+	  > results/mini/claims.json
+	@$(BIN)/w2svd-bench report results/mini
 
 # Two processes of one thread each use two cores best. pytest's own closing line is the last one printed.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from w2svd_bench.cli import reproducing
 from w2svd_bench.cli.jobs import Job, run_jobs
+from w2svd_bench.cli.plans import Plan
 from w2svd_bench.errors import BenchError
+
+Command = Callable[..., Any]
+TINY = ("training.iterations=2", "training.pool_clips=16", "training.batch_size=2", "training.log_every=1")
+EULER = {"method": "euler", "label": "euler"}
 
 
 def test_a_job_runs_its_commands_in_order_and_says_how_far_it_is(
@@ -30,3 +38,38 @@ def test_a_failure_is_named_and_ends_its_own_job_only(tmp_path: Path) -> None:
         run_jobs([bad, good], 2)
     assert "nonsense" in caught.value.why and "unknown method" in caught.value.why
     assert (tmp_path / "mini" / "euler" / "seed0" / "run.json").is_file()
+
+
+@pytest.mark.slow
+def test_reproduce_ends_with_tables_claims_and_a_report(cli: Command, tmp_path: Path) -> None:
+    """A whole benchmark of two tiny runs; the second time there is nothing left to train."""
+    plan = Plan.model_validate({"runs": [{"method": "lcm", "label": "lcm", "set": list(TINY)}, EULER]})
+    arguments = [
+        "reproduce",
+        "--steps",
+        "1",
+        "--clips",
+        "16",
+        "--seeds",
+        "1",
+        "--validate-every",
+        "2",
+        "--out",
+        tmp_path,
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reproducing, "plan_of", lambda profile, backbone: plan)
+        first = cli(*arguments)
+        results = tmp_path / "mini" / "results-test-16"
+        assert first.status == 0, first.text
+        made = {path.name for path in results.iterdir()}
+        page = (results / "report.html").read_text()
+        run = tmp_path / "mini" / "lcm" / "seed0" / "run.json"
+        before = run.stat().st_mtime_ns
+        assert cli(*arguments).status == 0 and run.stat().st_mtime_ns == before
+    assert {"leaderboard.md", "claims.json", "claims.md", "curves.json", "report.html", "clips", "plots"} <= made
+    assert "memory" in {one["kind"] for one in json.loads((results / "claims.json").read_text())["judged"]}
+    assert "euler" in page and "lcm-seed0-steps1" not in page  # clips are inside the page, not beside it
+    assert {one["label"] for one in json.loads((results / "clips" / "index.json").read_text())["clips"]} == {
+        "real", "euler", "lcm",
+    }  # fmt: skip

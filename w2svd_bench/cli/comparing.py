@@ -11,6 +11,7 @@ import typer
 from w2svd_bench.cli import options
 from w2svd_bench.cli.arguments import positive_integers
 from w2svd_bench.cli.progress import console
+from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard.compare import Comparison
 from w2svd_bench.leaderboard.compare import compare as compared
 from w2svd_bench.leaderboard.table import DASH, decimals, is_random, told_flags, warning
@@ -36,6 +37,10 @@ def compare(
       w2svd-bench compare lcm "real (noise floor)" --steps 4 --json
     """
     numbers = positive_integers(steps, "--steps") if steps else None
+    if not folder.is_dir():
+        beside = sorted(str(path) for path in folder.parent.glob("results*") if path.is_dir())
+        cure = f"give one with --folder: {', '.join(beside)}" if beside else "evaluate first, or name it with --folder"
+        raise BenchError(f"records can't be read from {folder}", "there is no such folder", cure)
     comparison = compared(read_records(folder), a, b, numbers)
     if as_json:
         print(json.dumps(comparison.as_data(), indent=2, allow_nan=False))
@@ -63,7 +68,7 @@ def to_rich(comparison: Comparison) -> rich.table.Table:
     table.add_column(Text(f"{comparison.a} is"))
     for one in found:
         same = [other for other in found if other.metric == one.metric]
-        digits = decimals([other.estimate.se for other in same], [other.estimate.value for other in same])
+        digits = decimals([other.estimate.se for other in same], [other.a for other in same])
 
         def shown(value: float, digits: int = digits) -> str:
             return f"{value:.{digits}f}"

@@ -24,7 +24,7 @@ def report(
     runs: Annotated[
         Path | None, typer.Option("--runs", help="The folder of runs: their training curves are plotted.")
     ] = None,
-    clips: Annotated[bool, typer.Option("--clips", help="Sample a few clips of every run anew, to be shown.")] = False,
+    clips: Annotated[bool, typer.Option("--clips", help="Sample a few clips of every method anew, to be shown.")] = False,
     backbone: options.Backbone = "mini",
     data: options.Data = None,
     videos: Annotated[
@@ -37,7 +37,8 @@ def report(
     """Make report.html of a folder of records: tables, claims, plots, clips and provenance in one file, and plots/.
 
     Curves and clips are kept in the folder, so that the report can be made again without the runs; without --clips this
-    starts without torch. Clips are those of the first four prompts at the steps that were evaluated.
+    starts without torch. Clips are those of the first four prompts at the steps that were evaluated, of each method's
+    first seed.
 
     Examples:
       w2svd-bench report results/mini
@@ -87,7 +88,7 @@ def _keep_curves(runs: Path, folder: Path, records: list[Record]) -> None:
 
 
 def _sample(runs: Path, folder: Path, records: list[Record], source: str, asked: Asked, device: str) -> None:
-    """Clips of every evaluated run whose weights are still those that were scored."""
+    """Clips of each label's first evaluated run whose weights are still those that were scored."""
     from w2svd_bench.evaluate.sampling import Subject
     from w2svd_bench.evaluate.showcase import Showcase
     from w2svd_bench.train.run import Run, find_runs
@@ -95,6 +96,7 @@ def _sample(runs: Path, folder: Path, records: list[Record], source: str, asked:
     options.use_one_thread(device)
     name = options.backbone_name(source)
     chosen: list[tuple[Path, list[int]]] = []
+    shown: set[str] = set()
     for path in find_runs(runs, name):
         run = Run.load(path)
         same = (run.backbone, run.label, run.seed, run.weights_sha256)
@@ -103,9 +105,10 @@ def _sample(runs: Path, folder: Path, records: list[Record], source: str, asked:
             for one in records
             if (one.cell.backbone, one.cell.label, one.cell.seed, one.cell.checkpoint_sha256) == same
         )
-        if steps:
+        if steps and run.label not in shown:
             chosen.append((path, steps))
-        else:
+            shown.add(run.label)
+        elif not steps:
             told = f"note: {path} is left out, for no record is of its weights"
             errors.print(escape(told), highlight=False, soft_wrap=True)
     if not chosen:
