@@ -238,20 +238,14 @@ def write_atomically(path: Path, text: str) -> Path:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """All records in or under a folder, ordered by path.
-
-    Where some folder at or below it is called ``records``, every JSON file in such folders is one; otherwise every JSON
-    file right in it.
+    """All records in or under a folder, ordered by path: see `record_paths`.
 
     Raises:
         BenchError: there is no such folder; a file is damaged, is no record or one of another schema; a cell is
             there twice.
     """
-    if not folder.is_dir():
-        raise BenchError(f"records can't be read from {folder}", "there is no such folder", "check the path")
-    paths = sorted(folder.glob("**/records/*.json")) or sorted(folder.glob("*.json"))
     found: dict[str, tuple[Path, Record]] = {}
-    for path in paths:
+    for path in record_paths(folder):
         record = _read(path)
         if record.cell.id in found:
             raise BenchError(
@@ -261,6 +255,17 @@ def read_records(folder: Path) -> list[Record]:
             )
         found[record.cell.id] = (path, record)
     return [record for _, record in found.values()]
+
+
+def record_paths(folder: Path) -> list[Path]:
+    """The files of records in or under a folder, sorted.
+
+    Where some folder at or below it is called ``records``, every JSON file in such folders is one; otherwise every JSON
+    file right in it. Raises `BenchError` if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise BenchError(f"records can't be read from {folder}", "there is no such folder", "check the path")
+    return sorted(folder.glob("**/records/*.json")) or sorted(folder.glob("*.json"))
 
 
 def _read(path: Path) -> Record:

@@ -16,7 +16,7 @@ import pydantic
 from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard.board import Leaderboard
 from w2svd_bench.leaderboard.table import is_random
-from w2svd_bench.record import SCHEMA, Record, Score
+from w2svd_bench.record import SCHEMA, Record, Score, record_paths
 from w2svd_bench.uncertainty import jackknife_se
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -58,9 +58,7 @@ def validate(folder: Path, publishable: bool = False) -> Report:
     Raises:
         BenchError: there is no such folder, or no record in it.
     """
-    if not folder.is_dir():
-        raise BenchError(f"records can't be read from {folder}", "there is no such folder", "check the path")
-    paths = sorted(folder.glob("**/records/*.json")) or sorted(folder.glob("*.json"))
+    paths = record_paths(folder)
     if not paths:
         raise BenchError(f"{folder} holds no records", "no JSON file is in it", "check the path")
     findings: list[Finding] = []
