@@ -46,9 +46,11 @@ $(VENV)/.dev: $(VENV)/.test
 quickstart: $(VENV)/.test
 	@$(BIN)/w2svd-bench reproduce --quick
 
-# Interrupted, it goes on where it was. STRESS=1 runs the recipes that are meant to break training instead.
+# Interrupted, it goes on where it was. PROFILE=hard is the hard setting, PROFILE=stress what is meant to break training.
+PROFILE ?= full
+
 reproduce: $(VENV)/.test
-	@$(BIN)/w2svd-bench reproduce $(if $(STRESS),--profile stress)
+	@$(BIN)/w2svd-bench reproduce --profile $(PROFILE)
 
 # README shows the methods alone; their ablations are in results/mini/leaderboard.md.
 FLOORS  := real (noise floor),real, through the codec,teacher, 28 steps (noise floor)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 
 TEACHER, GENERATOR = "teacher", "generator"
+
+# What the caption of a procedural portrait can name, in its order (`data.attributes` has the phrases).
+Attribute = Literal["skin", "hair", "backdrop", "shirt", "face", "eyes", "speech", "head"]
 
 
 def average_of(role: str) -> str:

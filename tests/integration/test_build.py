@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.backbones.locate import ASSETS
@@ -17,6 +18,7 @@ from w2svd_bench.build_mini import card
 from w2svd_bench.build_mini.build import build
 from w2svd_bench.build_mini.teacher import TeacherPlan, train_teacher
 from w2svd_bench.data.portraits import captions, clips
+from w2svd_bench.errors import BenchError
 from w2svd_bench.metrics.mini_nets import load_net
 from w2svd_bench.types import Cond
 
@@ -75,6 +77,7 @@ def test_the_teachers_training_lowers_its_loss_and_resumes(latents: torch.Tensor
     with pytest.raises(KeyboardInterrupt):
         train_teacher(half, stops, latents, cond_of, plan, tmp_path / "half", lines.append)
     resumed = train_teacher(again, again.velocity, latents, cond_of, plan, tmp_path / "half", lines.append)
+    assert lines.count("teacher: goes on after iteration 2000, and the seconds start again") == 1
     assert all(torch.equal(resumed[name], average[name]) for name in average)
     assert torch.equal(again.scale, whole.scale) and torch.equal(again.bias, whole.bias)
 
@@ -147,3 +150,61 @@ def test_a_rehearsal_builds_whole_assets_twice_the_same(
     assert hashes(second) == hashes(first)
     sides = [json.loads((folder / "mini" / "w2svd_bench.json").read_text()) for folder in (first, second, ASSETS)]
     assert sides[0] == sides[1] == sides[2]
+
+
+def test_the_card_of_the_hard_setting_names_what_differs() -> None:
+    text = card.render(ASSETS, "codec: that of\nteacher iteration 500/1000 loss 0.5 1 s\nnoise\n", "mini-hard")
+    assert "not the default" in text and "three of a portrait's eight attributes" in text
+    assert '"prompt_attributes"' in text and "teacher iteration 500/1000" in text and "noise\n" not in text
+    assert "1,044,480" in text and "features/" not in text
+
+
+def test_there_are_two_settings(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="did you mean 'hard'"):
+        build(tmp_path, "cpu", True, print, "harder")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_rehearsal_of_the_hard_setting_takes_the_codec_and_trains_a_teacher(
+    tmp_path: Path, cli: Callable[..., object]
+) -> None:
+    """Without a default beside it: with the codec that ships. What is there already is not done again."""
+    lines: list[str] = []
+    assets = build(tmp_path, "cpu", True, lines.append, "hard")
+    assert [path.name for path in assets.iterdir()] == ["mini-hard"]
+    assert lines[0] == "codec: that of the miniature that ships with the package"
+    made, shipped = hashes(assets / "mini-hard"), hashes(ASSETS / "mini-hard")
+    teacher = "transformer/diffusion_pytorch_model.safetensors"
+    assert made.keys() == shipped.keys()
+    assert {name for name in made if made[name] != shipped[name]} == {teacher}
+    for name in ("w2svd_bench.json", "model_index.json", "codec/config.json"):
+        assert (assets / "mini-hard" / name).read_bytes() == (ASSETS / "mini-hard" / name).read_bytes()
+    assert "three of a portrait's eight attributes" in (assets / "mini-hard" / "README.md").read_text()
+    pool = load_file(tmp_path / "hard" / "pool.safetensors")
+    expected = Backbone.load("mini").encode_prompts(captions("train", range(64), ("skin", "hair", "backdrop")))
+    assert torch.equal(pool["tokens"], expected.tokens_BLD) and torch.equal(pool["pooled"], expected.pooled_BP)
+
+    # The teacher is trained on those captions: another pool gives another one.
+    shutil.rmtree(assets / "mini-hard")
+    done = cli("build-mini", "--hard", "--quick", "--out", tmp_path, "--device", "cpu")
+    assert done.status == 0  # type: ignore[attr-defined]
+    assert hashes(assets / "mini-hard") == made
+    shutil.rmtree(assets / "mini-hard")
+    shutil.rmtree(tmp_path / "hard" / "teacher")
+    save_file({**pool, "tokens": pool["tokens"].flip(0).contiguous()}, tmp_path / "hard" / "pool.safetensors")
+    build(tmp_path, "cpu", True, lines.append, "hard")
+    assert hashes(assets / "mini-hard")[teacher] != made[teacher]
+
+    # With a default that was built in the same folder, its codec.
+    shutil.rmtree(tmp_path / "hard")
+    shutil.rmtree(assets / "mini-hard")
+    shutil.copytree(ASSETS / "mini", assets / "mini")
+    codec = "codec/diffusion_pytorch_model.safetensors"
+    weights = load_file(assets / "mini" / codec)
+    save_file(weights | {"first_mean": weights["first_mean"] + 0.01}, assets / "mini" / codec)
+    build(tmp_path, "cpu", True, lines.append, "hard")
+    assert "codec: that of the miniature built in the same folder" in lines
+    other = load_file(assets / "mini-hard" / codec)["first_mean"]
+    assert torch.equal(other, weights["first_mean"] + 0.01) and not (tmp_path / "build.log").exists()
+    assert hashes(assets / "mini-hard")[teacher] != made[teacher]

@@ -257,6 +257,8 @@ def test_profiles_bring_what_methods_have_beside_them(cli: Command, tmp_path: Pa
     assert sum("--label w2svd-stress --seed" in line for line in trained) == 5  # as their files say
     assert sum("--label dmd-stress --seed" in line for line in trained) == 5
     assert all(f"--out {tmp_path / 'stress'}" in line for line in stress)  # apart from the runs that tables show
+    hard = cli("reproduce", "--profile", "hard", "--dry-run", "--out", tmp_path).out.splitlines()
+    assert all("--backbone mini-hard" in line for line in hard) and sum("--method lcm" in line for line in hard) == 3
     few = cli("reproduce", "--profile", "stress", "--seeds", "2", "--dry-run").out.splitlines()
     assert len(few) == len(stress) * 2 / 5
 
@@ -278,6 +280,7 @@ TWICE = "runs: [{method: lcm, label: one}, {method: dmd, label: one}]"
         (["--quick", "--profile", "full"], "it is not clear what to reproduce"),
         (["--profile", "stres"], "did you mean 'stress'"),
         (["--plan", "twice.yaml"], "two runs are called one"),
+        (["--profile", "hard", "--backbone", "hunyuan"], "goes with another profile"),
     ],
 )
 def test_reproduce_refuses(

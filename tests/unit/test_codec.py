@@ -121,13 +121,15 @@ def test_the_backbone_applies_the_codec_and_its_scaling_factor_once(video: torch
     assert (decoded.float() - frames.float()).abs().mean() < 10
 
 
-def test_diffusers_opens_the_miniature_and_samples_a_clip(codec: MiniCodec) -> None:
+@pytest.mark.parametrize("name", ["mini", "mini-hard"])
+def test_diffusers_opens_the_miniature_and_samples_a_clip(name: str) -> None:
     """As anybody would who has only diffusers and the codec's class."""
-    pipeline = HunyuanVideoPipeline.from_pretrained(MINI, vae=codec)
+    folder = ASSETS / name
+    pipeline = HunyuanVideoPipeline.from_pretrained(folder, vae=MiniCodec.from_pretrained(folder / "codec").eval())
     pipeline.set_progress_bar_config(disable=True)
-    side = json.loads((MINI / SIDE_FILE).read_text())
+    side = json.loads((folder / SIDE_FILE).read_text())
     frames = pipeline(
-        prompt=captions("test", [0]),
+        prompt=captions("test", [0], side.get("prompt_attributes")),
         prompt_template=side["prompt_template"],
         max_sequence_length=side["max_sequence_length"],
         height=side["height"],

@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 import pydantic
 from huggingface_hub import snapshot_download
@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 from w2svd_bench.config import Video
 from w2svd_bench.errors import BenchError
 from w2svd_bench.registry import BACKBONES
+from w2svd_bench.types import Attribute
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 SIDE_FILE = "w2svd_bench.json"
@@ -73,6 +74,15 @@ class Mini(BackboneSource):
         return ASSETS / "mini"
 
 
+class MiniHard(BackboneSource):
+    """The miniature whose prompts name skin, hair and backdrop only: a labelled setting, not the default."""
+
+    name, task, recipe = "mini-hard", "t2v", "mini"
+
+    def location(self) -> Path:
+        return ASSETS / "mini-hard"
+
+
 class Hunyuan(BackboneSource):
     """HunyuanVideo, 13B, text to video."""
 
@@ -89,6 +99,11 @@ class HunyuanI2V(BackboneSource):
 
     def location(self) -> str:
         return "hunyuanvideo-community/HunyuanVideo-I2V"
+
+
+def _in_order(named: tuple[Attribute, ...] | None) -> tuple[Attribute, ...] | None:
+    """Each attribute once, in the order of the caption: the same set is the same tuple."""
+    return None if named is None else tuple(name for name in get_args(Attribute) if name in named)
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,7 @@ class Side:
         prompt_template, max_sequence_length: as the pipeline's `encode_prompt` takes them; None: its own template.
         codec: a folder in the directory that holds a `MiniCodec`; None for a pipeline with a VAE of its own.
         data: what it is trained and evaluated on unless told otherwise: ``portraits``, or nothing.
+        prompt_attributes: what captions of the portraits name (a list in the file); None: all attributes.
     """
 
     backbone: str
@@ -124,6 +140,9 @@ class Side:
     prompt_template: dict[str, Any] | None = field(default=None, hash=False)
     codec: str | None = None
     data: str | None = None
+    prompt_attributes: Annotated[
+        Annotated[tuple[Attribute, ...], pydantic.Field(min_length=1)] | None, pydantic.AfterValidator(_in_order)
+    ] = None
 
     @property
     def video(self) -> Video:

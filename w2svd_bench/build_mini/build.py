@@ -1,7 +1,8 @@
 """The stages of the miniature in order; each leaves a file, and a stage whose file is there is not done again.
 
-Everything is seeded, so one machine builds the same assets twice. The log that the stages write becomes part of the
-model card.
+The default setting makes all parts. The hard setting trains a teacher of its own, whose captions name three attributes,
+and takes every other part from the default. Everything is seeded, so one machine builds the same assets twice. The log
+that the stages write becomes part of the model card.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from w2svd_bench.backbones.base import Backbone
+from w2svd_bench.backbones.locate import ASSETS
 from w2svd_bench.backbones.mini import new_transformer, save_pipeline
 from w2svd_bench.backbones.mini_codec import MiniCodec
 from w2svd_bench.backbones.network import Network
@@ -26,6 +28,7 @@ from w2svd_bench.build_mini.features import train_clip_net, train_frame_net
 from w2svd_bench.build_mini.teacher import TeacherPlan, train_teacher
 from w2svd_bench.data.attributes import PHRASES, SEPARATOR
 from w2svd_bench.data.portraits import batches, captions
+from w2svd_bench.errors import unknown_name
 from w2svd_bench.metrics.mini_nets import save_net
 from w2svd_bench.types import Cond
 
@@ -45,6 +48,24 @@ SIDE: dict[str, Any] = {
     "codec": "codec",
     "data": "portraits",
 }
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of the miniature: the name of its backbone, and what its captions name (None: all attributes)."""
+
+    backbone: str
+    named: tuple[str, ...] | None = None
+
+    @property
+    def side(self) -> dict[str, Any]:
+        """What its ``w2svd_bench.json`` says."""
+        if self.named is None:
+            return SIDE | {"backbone": self.backbone}
+        return SIDE | {"backbone": self.backbone, "recipe": "mini", "prompt_attributes": list(self.named)}
+
+
+SETTINGS = {"default": Setting("mini"), "hard": Setting("mini-hard", ("skin", "hair", "backdrop"))}
 
 
 @dataclass(frozen=True)
@@ -71,26 +92,36 @@ REHEARSAL = BuildPlan(
 )
 
 
-def build(out: Path, device: str, quick: bool, log: Log) -> Path:
+def build(out: Path, device: str, quick: bool, log: Log, setting: str = "default") -> Path:
     """Builds ``out/assets``; interrupted, it goes on where it stopped. Copy the folder over ``w2svd_bench/assets``.
 
     Args:
-        out: folder for the assets, the work in between and ``build.log``.
+        out: folder for the assets, the work in between and ``build.log``; of the hard setting, the last two lie in
+            ``out/hard``.
         quick: a few iterations of each stage, to see that all of it runs.
+        setting: ``default``, or ``hard``, which makes ``out/assets/mini-hard`` with the codec of ``out/assets/mini`` if
+            that was built, else of the miniature that ships with the package.
+
+    Raises:
+        BenchError: there is no such setting.
     """
-    plan = REHEARSAL if quick else BuildPlan()
-    out.mkdir(parents=True, exist_ok=True)
+    if setting not in SETTINGS:
+        raise unknown_name("setting", setting, SETTINGS)
+    chosen, plan = SETTINGS[setting], REHEARSAL if quick else BuildPlan()
+    assets, work = out / "assets", out if setting == "default" else out / setting
+    work.mkdir(parents=True, exist_ok=True)
 
     def note(line: str) -> None:
-        with (out / "build.log").open("a") as file:
+        with (work / "build.log").open("a") as file:
             file.write(line + "\n")
         log(line)
 
-    codec = _codec(out, plan, device, note)
-    _teacher(out, plan, codec, device, note)
-    _features(out, plan, device, note)
-    assets = out / "assets"
-    (assets / "mini" / "README.md").write_text(card.render(assets, (out / "build.log").read_text()))
+    codec = _codec(out, plan, device, note) if setting == "default" else _default_codec(assets, work, note)
+    _teacher(work, assets / chosen.backbone, chosen, plan, codec, device, note)
+    if setting == "default":
+        _features(out, plan, device, note)
+    text = card.render(assets, (work / "build.log").read_text(), chosen.backbone)
+    (assets / chosen.backbone / "README.md").write_text(text)
     log(f"done: {assets}; copy it over the package's assets folder")
     return assets
 
@@ -111,14 +142,24 @@ def _codec(out: Path, plan: BuildPlan, device: str, log: Log) -> MiniCodec:
     return MiniCodec.from_pretrained(whole)
 
 
+def _default_codec(assets: Path, work: Path, log: Log) -> MiniCodec:
+    """The codec of the default setting, copied at the first call: a default that is built later changes nothing."""
+    whole = work / "codec"
+    if not (whole / "config.json").is_file():
+        built = (assets / "mini" / "model_index.json").is_file()
+        MiniCodec.from_pretrained((assets if built else ASSETS) / "mini" / "codec").save_pretrained(whole)
+        log(f"codec: that of the miniature {'built in the same folder' if built else 'that ships with the package'}")
+    return MiniCodec.from_pretrained(whole)
+
+
 @torch.no_grad()
-def _pool(out: Path, plan: BuildPlan, backbone: Backbone, log: Log) -> dict[str, torch.Tensor]:
-    path = out / "pool.safetensors"
+def _pool(work: Path, setting: Setting, plan: BuildPlan, backbone: Backbone, log: Log) -> dict[str, torch.Tensor]:
+    path = work / "pool.safetensors"
     if not path.is_file():
         latents, tokens, pooled = [], [], []
         for indices, frames in batches("train", plan.pool_clips):
             latents.append(backbone.encode(frames).half().cpu())
-            cond = backbone.encode_prompts(captions("train", indices))
+            cond = backbone.encode_prompts(captions("train", indices, setting.named))
             tokens.append(cond.tokens_BLD.cpu())
             pooled.append(cond.pooled_BP.cpu())
         save_file({"latents": torch.cat(latents), "tokens": torch.cat(tokens), "pooled": torch.cat(pooled)}, path)
@@ -126,32 +167,34 @@ def _pool(out: Path, plan: BuildPlan, backbone: Backbone, log: Log) -> dict[str,
     return load_file(path)
 
 
-def _teacher(out: Path, plan: BuildPlan, codec: MiniCodec, device: str, log: Log) -> None:
-    folder = out / "assets" / "mini"
+def _teacher(
+    work: Path, folder: Path, setting: Setting, plan: BuildPlan, codec: MiniCodec, device: str, log: Log
+) -> None:
+    """Leaves the whole pipeline directory in ``folder``."""
     if (folder / "model_index.json").is_file():
         return
     phrases = [phrase for group in PHRASES.values() for phrase in group]
-    start = out / "untrained"
-    save_pipeline(start, new_transformer(), phrases, SEPARATOR, SIDE)
+    start = work / "untrained"
+    save_pipeline(start, new_transformer(), phrases, SEPARATOR, setting.side)
     codec.save_pretrained(start / "codec")
     backbone = Backbone.load(str(start), device)
-    pool = _pool(out, plan, backbone, log)
+    pool = _pool(work, setting, plan, backbone, log)
     transformer = backbone.transformer.train().requires_grad_(True)
-    network = Network(transformer, SIDE["guidance"])
+    network = Network(transformer, setting.side["guidance"])
 
     def cond_of(rows: torch.Tensor) -> Cond:
         tokens = pool["tokens"][rows]
         return Cond(tokens, torch.ones(tokens.shape[:2]), pool["pooled"][rows]).to(device)
 
     average = train_teacher(
-        transformer, network.velocity, pool["latents"], cond_of, plan.teacher, out / "teacher", log, device
+        transformer, network.velocity, pool["latents"], cond_of, plan.teacher, work / "teacher", log, device
     )
     transformer.load_state_dict({name: value.cpu() for name, value in average.items()}, strict=True)
-    draft = out / "mini-draft"  # renamed when whole: a folder that is there counts as done
-    save_pipeline(draft, transformer.cpu(), phrases, SEPARATOR, SIDE)
+    draft = work / "mini-draft"  # renamed when whole: a folder that is there counts as done
+    save_pipeline(draft, transformer.cpu(), phrases, SEPARATOR, setting.side)
     shutil.copytree(start / "codec", draft / "codec", dirs_exist_ok=True)
     _forget_paths(draft)
-    folder.parent.mkdir(exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     draft.rename(folder)
 
 

@@ -60,6 +60,8 @@ def train_teacher(
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     first = _resume(model, optimizer, average, folder)
+    if 0 < first < plan.iterations:
+        log(f"teacher: goes on after iteration {first}, and the seconds start again")
     start, window = time.perf_counter(), []
     for iteration in range(first, plan.iterations):
         generator = torch.Generator().manual_seed(plan.seed * 10_000_019 + iteration)

@@ -11,7 +11,7 @@ from w2svd_bench.errors import BenchError
 from w2svd_bench.registry import BACKBONES, METHODS
 
 Backbone = Annotated[
-    str, typer.Option("--backbone", help="mini, hunyuan, hunyuan-i2v, a diffusers directory or a hub id.")
+    str, typer.Option("--backbone", help="mini, mini-hard, hunyuan, hunyuan-i2v, a diffusers directory or a hub id.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder of runs and results.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]

@@ -45,6 +45,7 @@ class Profile:
         seeds: of every run, unless a file says otherwise.
         methods: whether every method with a recipe is in it.
         file: what else is in it: the plans of this name beside the methods.
+        backbone: the one that it is for; None: whichever is asked for.
         apart: whether its runs live in a folder of their own below ``--out``.
     """
 
@@ -52,6 +53,7 @@ class Profile:
     seeds: int
     methods: bool = True
     file: str | None = None
+    backbone: str | None = None
     apart: bool = False
 
 
@@ -59,6 +61,7 @@ PROFILES = {
     "quick": Profile("every method, one seed", 1),
     "main": Profile("every method, three seeds", 3),
     "full": Profile("every method and its ablations, three seeds", 3, file="ablations.yaml"),
+    "hard": Profile("every method on the miniature's hard setting, three seeds", 3, backbone="mini-hard"),
     "stress": Profile("recipes meant to break training, five seeds", 5, methods=False, file="stress.yaml", apart=True),
 }
 

@@ -24,7 +24,7 @@ def report(
     runs: Annotated[
         Path | None, typer.Option("--runs", help="The folder of runs: their training curves are plotted.")
     ] = None,
-    clips: Annotated[bool, typer.Option("--clips", help="Sample a few clips of every method anew, to be shown.")] = False,
+    clips: Annotated[bool, typer.Option("--clips", help="Sample a few clips of every method, to be shown.")] = False,
     backbone: options.Backbone = "mini",
     data: options.Data = None,
     videos: Annotated[

@@ -27,7 +27,10 @@ def reproduce(
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Seeds of every run.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes side by side, one thread each.")] = 2,
     steps: options.Steps = None,
-    backbone: options.Backbone = "mini",
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="As of `train`; by itself the profile's, else mini.", show_default=False),
+    ] = None,
     clips: options.Clips = options.DEFAULT_CLIPS,
     split: options.Split = "test",
     validate_every: Annotated[
@@ -46,12 +49,17 @@ def reproduce(
     Examples:
       w2svd-bench reproduce --quick
       w2svd-bench reproduce --profile stress
+      w2svd-bench reproduce --profile hard
       w2svd-bench reproduce --plan docs/tuning.yaml --split validation --clips 256 --steps 1 4 --out runs/tuning
     """
     if (quick and profile not in (None, "quick")) or (plan is not None and (quick or profile is not None)):
         why = "--quick, --profile and --plan each say what is trained"
         raise BenchError("it is not clear what to reproduce", why, "give one of them")
     chosen = profile_named("quick" if quick else profile or "full")
+    if backbone is not None and chosen.backbone not in (None, backbone):
+        why = f"this profile is for the backbone {chosen.backbone}"
+        raise BenchError(f"--backbone {backbone} goes with another profile", why, "leave --backbone out")
+    backbone = backbone or chosen.backbone or "mini"
     asked = read_plan(plan) if plan is not None else plan_of(chosen, backbone)
     brief = quick or profile == "quick" or plan is not None
     every = (0 if brief else 50) if validate_every is None else validate_every

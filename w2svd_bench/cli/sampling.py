@@ -126,9 +126,10 @@ def _prompted(backbone: Backbone, texts: list[str], images: list[Path]) -> tuple
     if (images and len(images) not in (1, len(texts))) or not texts:
         why = f"there are {len(images)} images and {len(texts)} prompts"
         raise BenchError("first frames and prompts don't match", why, "give one image for all prompts, or one for each")
-    if backbone.name == "mini":
+    if side.data == "portraits":
         for text in texts:
-            parse_caption(text)  # a phrase that the miniature never learned would be drawn as noise
+            # A phrase that the miniature never learned would be drawn as noise.
+            parse_caption(text, side.prompt_attributes)
     pictures = [read_picture(path, side.height, side.width) for path in images]
     given = np.stack(pictures * (len(texts) // len(pictures))) if pictures else None
     return texts, lambda indices: backbone.encode_prompts(

@@ -6,6 +6,7 @@ of any split can be had at any time, in any order, on any machine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,18 @@ class Portrait:
 
     @property
     def caption(self) -> str:
-        return SEPARATOR.join(PHRASES[name][value] for name, value in self.classes.items())
+        return self.naming(None)
+
+    def naming(self, named: Sequence[str] | None) -> str:
+        """The caption that names these attributes only, in the order of the whole one; None: all of them.
+
+        Raises:
+            BenchError: for an attribute that there is none of.
+        """
+        _check(named)
+        return SEPARATOR.join(
+            PHRASES[name][value] for name, value in self.classes.items() if named is None or name in named
+        )
 
 
 def portrait(split: str, index: int) -> Portrait:
@@ -54,13 +66,29 @@ def portrait(split: str, index: int) -> Portrait:
     return Portrait(classes, uniforms[8:])
 
 
-def parse_caption(caption: str) -> dict[str, int]:
-    """Reads a caption back into attribute classes; raises `BenchError` for a phrase the miniature never learned."""
+def parse_caption(caption: str, named: Sequence[str] | None = None) -> dict[str, int]:
+    """Reads a caption back into attribute classes; ``named`` are the attributes that captions may name (None: all).
+
+    Raises:
+        BenchError: for a phrase that the miniature never learned, or an attribute that there is none of.
+    """
+    _check(named)
     classes: dict[str, int] = {}
-    lookup = {phrase: (name, i) for name, phrases in PHRASES.items() for i, phrase in enumerate(phrases)}
+    lookup = {
+        phrase: (name, i)
+        for name, phrases in PHRASES.items()
+        if named is None or name in named
+        for i, phrase in enumerate(phrases)
+    }
     for phrase in (part.strip() for part in caption.split(",")):
         if phrase not in lookup:
             raise unknown_name("caption phrase", phrase, lookup)
         name, value = lookup[phrase]
         classes[name] = value
     return classes
+
+
+def _check(named: Sequence[str] | None) -> None:
+    for name in named or ():
+        if name not in PHRASES:
+            raise unknown_name("attribute", name, PHRASES)

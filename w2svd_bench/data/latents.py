@@ -48,19 +48,20 @@ def portrait_pool(
     """The first ``count`` clips of a split of the procedural portraits, from the cache or made and put there.
 
     The cache entry is named by everything that decides its content: renderer version, split, count, geometry, codec
-    and text encoders, and the precision they run in. A damaged entry is made again.
+    and text encoders, the precision they run in, and which attributes captions name where these are not all. A damaged
+    entry is made again.
     """
     side = backbone.side
-    key = canonical_hash(
-        {
-            "renderer": RENDERER_VERSION,
-            "split": split,
-            "count": count,
-            "geometry": [side.num_frames, side.height, side.width],
-            "encoders": backbone.latents_sha256,
-            "precision": [str(backbone.encoder_dtype), str(backbone.dtype)],
-        }
-    )
+    facts = {
+        "renderer": RENDERER_VERSION,
+        "split": split,
+        "count": count,
+        "geometry": [side.num_frames, side.height, side.width],
+        "encoders": backbone.latents_sha256,
+        "precision": [str(backbone.encoder_dtype), str(backbone.dtype)],
+    }
+    named = {} if side.prompt_attributes is None else {"named": list(side.prompt_attributes)}
+    key = canonical_hash(facts | named)
     path = cache_folder() / "latents" / f"{key[:32]}.safetensors"
     state = _read(path)
     if state is None:
@@ -71,7 +72,10 @@ def portrait_pool(
         save_file(state, partial)
         partial.replace(path)
     cond = Cond(state["tokens"], state["mask"], state["pooled"], state.get("image"))
-    return LatentPool(state["latents"], cond, f"portraits, split {split}, {count} clips", backbone.device)
+    name = f"portraits, split {split}, {count} clips"
+    if side.prompt_attributes is not None:
+        name += f", captions of {', '.join(side.prompt_attributes)}"
+    return LatentPool(state["latents"], cond, name, backbone.device)
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
@@ -87,7 +91,7 @@ def _encode(backbone: Backbone, split: str, count: int, progress: Callable[[int,
     conds: list[Cond] = []
     for indices, frames in batches(split, count, 64, 0, side.num_frames, side.height, side.width):
         first = None if side.task == "t2v" else frames[:, 0]
-        conds.append(backbone.encode_prompts(captions(split, indices), first).to("cpu"))
+        conds.append(backbone.encode_prompts(captions(split, indices, side.prompt_attributes), first).to("cpu"))
         latents.append(backbone.to_sample(backbone.encode(frames)).cpu())
         progress(indices[-1] + 1, count)
     cond = Cond.collate(conds)

@@ -31,9 +31,9 @@ def clips(split: str, indices: Sequence[int], num_frames: int = 17, height: int 
     return render([portrait(split, i) for i in indices], num_frames, height, width)
 
 
-def captions(split: str, indices: Sequence[int]) -> list[str]:
-    """The captions of the same clips."""
-    return [portrait(split, i).caption for i in indices]
+def captions(split: str, indices: Sequence[int], named: Sequence[str] | None = None) -> list[str]:
+    """The captions of the same clips, naming these attributes only (None: all of them)."""
+    return [portrait(split, i).naming(named) for i in indices]
 
 
 def batches(

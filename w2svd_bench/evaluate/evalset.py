@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from w2svd_bench.backbones.base import Backbone, Side
+from w2svd_bench.data.attributes import PHRASES
 from w2svd_bench.data.palette import named_colours
 from w2svd_bench.data.portraits import RENDERER_VERSION, captions, clips
 from w2svd_bench.metrics.diagnostics import Colour
@@ -112,7 +113,7 @@ class PortraitSet(ClipSet):
     """``num_clips`` prompts of a split (``test``, or ``validation`` for tuning) and raw renders as reference.
 
     Attributes:
-        side: the size of the clips.
+        side: the size of the clips, and which attributes their prompts name.
         skipped: first frames that the backbone's decoding leaves out, and so the set does (see `Backbone.decode`).
         references: how many reference clips; None: 2,048.
     """
@@ -125,11 +126,13 @@ class PortraitSet(ClipSet):
 
     @property
     def name(self) -> str:
-        return f"portraits-{self.split}-{self.num_clips}"
+        named = self.side.prompt_attributes
+        kind = "portraits" if named is None else f"portraits-{len(named)}of{len(PHRASES)}"
+        return f"{kind}-{self.split}-{self.num_clips}"
 
     @cached_property
     def prompts(self) -> list[str]:
-        return captions(self.split, range(self.num_clips))
+        return captions(self.split, range(self.num_clips), self.side.prompt_attributes)
 
     @cached_property
     def colours(self) -> list[Mapping[str, Colour]]:
