@@ -43,7 +43,7 @@ def test_a_failure_is_named_and_ends_its_own_job_only(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_reproduce_ends_with_tables_claims_and_a_report(cli: Command, tmp_path: Path) -> None:
     """A whole benchmark of two tiny runs; the second time there is nothing left to train."""
-    plan = Plan.model_validate({"runs": [{"method": "lcm", "label": "lcm", "set": list(TINY)}, EULER]})
+    plans = [Plan.model_validate({"runs": [{"method": "lcm", "label": "lcm", "set": list(TINY)}, EULER]})]
     arguments = [
         "reproduce",
         "--steps",
@@ -58,7 +58,7 @@ def test_reproduce_ends_with_tables_claims_and_a_report(cli: Command, tmp_path: 
         tmp_path,
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reproducing, "plan_of", lambda profile, backbone: plan)
+        patch.setattr(reproducing, "plans_of", lambda profile, backbone: plans)
         first = cli(*arguments)
         results = tmp_path / "mini" / "results-test-16"
         assert first.status == 0, first.text

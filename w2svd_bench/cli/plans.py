@@ -73,35 +73,35 @@ def profile_named(name: str) -> Profile:
     return PROFILES[name]
 
 
-def plan_of(profile: Profile, backbone: str) -> Plan:
-    """The runs of a profile; the longest training comes first, so that none is left alone on one core at the end.
+def plans_of(profile: Profile, backbone: str) -> list[Plan]:
+    """The runs of a profile, with their seeds: the methods, the longest training first, then what their files say.
 
     Raises:
         BenchError: a file can't be used; the profile has no runs, or two under one label.
     """
-    runs: list[Variant] = []
-    recipe, seeds = options.recipe_name(backbone), profile.seeds
+    plans: list[Plan] = []
     if profile.methods:
-        names = sorted(METHODS.names(), key=lambda name: -_weight(name, recipe))
-        runs += [Variant(method=name, label=name) for name in names]
+        recipe = options.recipe_name(backbone)
+        names = sorted(METHODS.names(), key=lambda name: -_weight(name, recipe))  # none is left alone at the end
+        plans.append(Plan(runs=[Variant(method=name, label=name) for name in names]))
     if profile.file is not None:
-        plans = [read_plan(path) for path in METHODS.files_beside(profile.file)]
-        runs += [run for plan in plans for run in plan.runs]
-        seeds = max((plan.seeds for plan in plans if plan.seeds is not None), default=seeds)
-    if not runs:
-        raise BenchError(
-            "there is nothing to train", f"no installed method brings a {profile.file}", "choose another --profile"
-        )
-    return _named_apart(Plan(runs=runs, seeds=seeds), profile.file or "the methods")
+        plans += [read_plan(path) for path in METHODS.files_beside(profile.file)]
+    if not plans:
+        why = f"no installed method brings a {profile.file}"
+        raise BenchError("there is nothing to train", why, "choose another --profile")
+    _refuse_twins([run for plan in plans for run in plan.runs], profile.file or "the methods")
+    return [plan if plan.seeds else plan.model_copy(update={"seeds": profile.seeds}) for plan in plans]
 
 
 def read_plan(path: Path) -> Plan:
     """A plan file; raises `BenchError` where it is none, or has two runs of one label."""
-    return _named_apart(validated(Plan, load_recipe(path), f"the plan {path}"), str(path))
+    plan = validated(Plan, load_recipe(path), f"the plan {path}")
+    _refuse_twins(plan.runs, str(path))
+    return plan
 
 
-def _named_apart(plan: Plan, where: str) -> Plan:
-    labels = [run.label for run in plan.runs]
+def _refuse_twins(runs: Sequence[Variant], where: str) -> None:
+    labels = [run.label for run in runs]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise BenchError(
@@ -109,23 +109,21 @@ def _named_apart(plan: Plan, where: str) -> Plan:
             f"a label names a run's folder and its row in tables ({where})",
             "give each its own label",
         )
-    return plan
 
 
-def commands(
-    plan: Plan, seeds: Sequence[int], training: Sequence[str], evaluation: Sequence[str]
-) -> list[tuple[str, list[list[str]]]]:
-    """For each run and seed its name and its commands, all runs of a seed before the next seed's.
+def commands(plans: Sequence[Plan], training: Sequence[str], evaluation: Sequence[str]) -> dict[str, list[list[str]]]:
+    """By the name of each run and seed its commands, all runs of a seed before the next seed's.
 
     Args:
+        plans: with their seeds; without, one.
         training, evaluation: options that all runs share.
     """
-    work = []
-    for seed in seeds:
-        for run in plan.runs:
+    work = {}
+    for seed in range(max(plan.seeds or 1 for plan in plans)):
+        for run in [run for plan in plans if seed < (plan.seeds or 1) for run in plan.runs]:
             train = ["train", "--method", run.method, "--label", run.label, "--seed", str(seed), *training]
             train += [part for override in run.overrides for part in ("--set", override)]
-            work.append((f"{run.label} seed {seed}", [train, ["eval", *evaluation, "--methods", run.label]]))
+            work[f"{run.label} seed {seed}"] = [train, ["eval", *evaluation, "--methods", run.label]]
     return work
 
 

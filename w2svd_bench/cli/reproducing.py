@@ -12,7 +12,7 @@ from w2svd_bench.cli import options
 from w2svd_bench.cli.arguments import positive_integers
 from w2svd_bench.cli.evaluating import results_folder
 from w2svd_bench.cli.jobs import Job, run_jobs
-from w2svd_bench.cli.plans import PROFILES, commands, plan_of, profile_named, read_plan
+from w2svd_bench.cli.plans import PROFILES, commands, plans_of, profile_named, read_plan
 from w2svd_bench.cli.progress import console
 from w2svd_bench.errors import BenchError
 
@@ -60,7 +60,8 @@ def reproduce(
         why = f"this profile is for the backbone {chosen.backbone}"
         raise BenchError(f"--backbone {backbone} goes with another profile", why, "leave --backbone out")
     backbone = backbone or chosen.backbone or "mini"
-    asked = read_plan(plan) if plan is not None else plan_of(chosen, backbone)
+    asked = plans_of(chosen, backbone) if plan is None else [read_plan(plan)]
+    asked = asked if seeds is None else [one.model_copy(update={"seeds": seeds}) for one in asked]
     brief = quick or profile == "quick" or plan is not None
     every = (0 if brief else 50) if validate_every is None else validate_every
     root, out = out, out / APART if chosen.apart and plan is None else out
@@ -68,9 +69,9 @@ def reproduce(
     common = ["--backbone", backbone, "--out", str(out), "--device", device]
     evaluation = [*common, "--split", split, "--clips", str(clips), "--steps", *map(str, numbers)]
     training = [*common, *(["--validate-every", str(every)] if every else [])]
-    work = commands(asked, range(seeds or asked.seeds or 1), training, evaluation)
+    work = commands(asked, training, evaluation)
     if dry_run:
-        for _, lines in work:
+        for lines in work.values():
             for line in lines:
                 print("w2svd-bench " + " ".join(line))
         return
@@ -79,7 +80,7 @@ def reproduce(
     from w2svd_bench.cli.reporting import make_report
 
     start = time.perf_counter()
-    run_jobs([Job(name, lines) for name, lines in work], jobs)
+    run_jobs([Job(name, lines) for name, lines in work.items()], jobs)
     results = results_folder(out, options.backbone_name(backbone), split, clips)
     if plan is not None or split != "test":
         show(results)
