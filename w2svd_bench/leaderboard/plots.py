@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "plots"
-# Without the yellow, which white paper swallows. Seven colours and eight markers: pairs are repeated after 56 methods.
+# Without the yellow, which white paper swallows. Seven colours and eight markers: pairs are repeated after 56 methods,
+# and lines are dashed after seven.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 GREY = "#5A5A5A"
@@ -53,6 +54,7 @@ class Plot:
 class _Style:
     colour: str
     marker: str
+    dash: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def draw(board: Leaderboard, curves: Sequence[Curve] = ()) -> list[Plot]:
         directions = {name: score.direction for one in ours for name, score in sorted(one.metrics.items())}
         rows = [row for row in board.rows if row.backbone == backbone]
         trained = [curve for curve in curves if curve.backbone == backbone]
-        labels = [row.label for row in rows if not row.is_reference] + [curve.label for curve in trained]
+        # Methods under their own names come first, so that they, and not their ablations, get colours of their own.
+        shown = sorted((row for row in rows if not row.is_reference), key=lambda row: row.label != row.method)
+        labels = [row.label for row in shown] + [curve.label for curve in trained]
         styles = _styles(labels)
         prefix = f"{backbone}-" if len(board.backbones) > 1 else ""
         for metric, direction in sorted(directions.items()):
@@ -124,7 +128,10 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 def _styles(labels: Sequence[str]) -> dict[str, _Style]:
     distinct = list(dict.fromkeys(labels))
-    return {label: _Style(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(distinct)}
+    return {
+        label: _Style(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)], "-" if i < len(PALETTE) else "--")
+        for i, label in enumerate(distinct)
+    }
 
 
 def _against_nfe(
@@ -161,7 +168,8 @@ def _against_nfe(
         line.sort(key=lambda point: point[0])
         x, y = [nfe for nfe, _ in line], [mean.value for _, mean in line]
         error = [mean.interval or 0.0 for _, mean in line]
-        ax.errorbar(x, y, yerr=error, capsize=2.5, color=style.colour, marker=style.marker, **_LINE)
+        look: Any = {"color": style.colour, "marker": style.marker, "linestyle": style.dash, **_LINE}
+        ax.errorbar(x, y, yerr=error, capsize=2.5, **look)
         ends.append(_End(x[-1], y[-1], label, style))
     ax.set_xscale("log")
     ax.set_xticks(evaluations, [str(nfe) for nfe in evaluations])
@@ -238,7 +246,8 @@ def _curves(
             mean = _mean_line(seeds)
             if mean:
                 x, y = _xy(mean)
-                ax.plot(x, y, color=style.colour, marker=style.marker, markevery=max(1, len(x) // 8), **_LINE)
+                look: Any = {"color": style.colour, "marker": style.marker, "linestyle": style.dash, **_LINE}
+                ax.plot(x, y, markevery=max(1, len(x) // 8), **look)
                 ends.append(_End(x[-1], y[-1], label, style))
                 shown[label] = None
             values += [value for line in seeds for _, value in line.values()]
@@ -310,7 +319,10 @@ def _scale(ax: Axes, values: Sequence[float]) -> None:
 
 
 def _label(ax: Axes, ends: Sequence[_End]) -> None:
-    """Writes beside the panel, at the height where each line ends, what it is; moved apart where they would touch."""
+    """Writes beside the panel, at the height where each line ends, what it is; moved apart where they would touch.
+
+    A dotted leader goes to lines that reach the right edge. To others it would cross the panel; markers tell them.
+    """
     figure: Any = ax.get_figure()
     height = ax.get_position().height * figure.get_size_inches()[1] * 72  # points
     ax.autoscale_view()
@@ -318,20 +330,22 @@ def _label(ax: Axes, ends: Sequence[_End]) -> None:
     ax.set_xlim(ax.get_xlim())
     to_axes: Callable[..., Any] = (ax.transData + ax.transAxes.inverted()).transform
     wanted = [float(to_axes((end.x, end.y))[1]) * height for end in ends]
+    farthest = max((end.x for end in ends), default=0.0)
     for end, place in zip(ends, spread(wanted, GAP_POINTS, 0.0, height), strict=True):
         colour = GREY if end.style is None else end.style.colour
         at = place / height
         text = end.text if len(end.text) <= LONGEST else end.text[: LONGEST - 1] + "…"
         leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "linestyle": ":", "shrinkA": 0, "shrinkB": 4}
-        ax.annotate(
-            "",
-            xy=(end.x, end.y) if end.style is not None else (1.0, float(to_axes((end.x, end.y))[1])),
-            xycoords="data" if end.style is not None else "axes fraction",
-            xytext=(1.025, at),
-            textcoords="axes fraction",
-            arrowprops=leader,
-            annotation_clip=False,
-        )
+        if end.style is None or end.x == farthest:
+            ax.annotate(
+                "",
+                xy=(end.x, end.y) if end.style is not None else (1.0, float(to_axes((end.x, end.y))[1])),
+                xycoords="data" if end.style is not None else "axes fraction",
+                xytext=(1.025, at),
+                textcoords="axes fraction",
+                arrowprops=leader,
+                annotation_clip=False,
+            )
         if end.style is not None:
             marker: Any = {"marker": end.style.marker, "color": colour, "markersize": 5.5}
             ax.plot([1.04], [at], transform=ax.transAxes, clip_on=False, linestyle="", **marker)
