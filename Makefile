@@ -57,10 +57,9 @@ FLOORS  := real (noise floor),real, through the codec,teacher, 28 steps (noise f
 METHODS := euler,lcm,dmd,w2svd
 
 results: $(VENV)/.test
-	@for folder in results/*/; do $(BIN)/w2svd-bench leaderboard $$folder > /dev/null && echo "$$folder"; done
+	@set -e; for folder in results/*/; do $(BIN)/w2svd-bench leaderboard $$folder > /dev/null; echo "$$folder"; done
 	@$(BIN)/w2svd-bench leaderboard results/mini --filter "label=$(FLOORS),$(METHODS)" --into README.md > /dev/null
-	@$(BIN)/w2svd-bench claims results/mini $(wildcard results/mini-stress) --json --markdown results/mini/claims.md \
-	  > results/mini/claims.json
+	@$(BIN)/w2svd-bench claims results/mini $(wildcard results/mini-stress) --write > /dev/null
 	@$(BIN)/w2svd-bench report results/mini
 
 # Two processes of one thread each use two cores best. pytest's own closing line is the last one printed.

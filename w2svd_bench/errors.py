@@ -24,6 +24,10 @@ class UnsupportedSteps(BenchError):
     """Raised by `Method.sampler` for a number of steps at which the method can't be sampled: a dash in the tables."""
 
 
+class NoRecipe(BenchError):
+    """Raised by `Method.recipe` where a method has none for a backbone."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> BenchError:
     """The error for a name that is not among ``known``, with the nearest known one as the cure."""
     names = sorted(known)

@@ -19,7 +19,7 @@ from w2svd_bench import losses
 from w2svd_bench.config import Frozen, Optimizer
 from w2svd_bench.errors import UnsupportedSteps
 from w2svd_bench.flow import add_noise, schedule, shift_levels, velocity_to_data
-from w2svd_bench.ground_truth import STRATEGIES, GroundTruthConfig
+from w2svd_bench.ground_truth import STRATEGIES, GroundTruth, GroundTruthConfig
 from w2svd_bench.method import GENERATOR, TEACHER, Method, Update
 from w2svd_bench.rng import Rng
 from w2svd_bench.samplers import Sampler, sde
@@ -65,7 +65,8 @@ class MatchingConfig(Frozen):
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> MatchingConfig:
-        if self.matching_weight == 0 and self.gt.kind not in ("regression", "gan"):
+        silent = STRATEGIES[self.gt.kind].generator_term is GroundTruth.generator_term or self.gt.weight == 0
+        if self.matching_weight == 0 and silent:
             raise ValueError(f"with matching_weight 0 and gt {self.gt.kind!r} the generator has nothing to learn from")
         return self
 

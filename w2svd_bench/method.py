@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from w2svd_bench.config import Frozen, Optimizer, load_recipe
-from w2svd_bench.errors import BenchError
+from w2svd_bench.errors import NoRecipe
 from w2svd_bench.rng import Rng
 from w2svd_bench.samplers import Sampler
 from w2svd_bench.types import GENERATOR, TEACHER, Batch, Loss, Velocity, average_of
@@ -118,13 +118,13 @@ class Method(ABC):
 
     @classmethod
     def recipe(cls, backbone: str) -> dict[str, Any]:
-        """The method's recipe for a backbone, as a plain mapping."""
+        """The method's recipe for a backbone, as a plain mapping; raises `NoRecipe` where there is none."""
         if backbone in cls.recipes:
             return load_recipe(cls.recipes[backbone])
         folder = Path(inspect.getfile(cls)).parent
         path = folder / f"{backbone}.yaml"
         if not path.is_file():
-            raise BenchError(
+            raise NoRecipe(
                 f"method {cls.name!r} has no recipe for backbone {backbone!r}",
                 f"there is no file {path.name} beside its code, and its class attribute `recipes` has no such key",
                 "give one with --recipe FILE",

@@ -31,6 +31,7 @@ def test_the_hard_setting_is_trained_evaluated_and_sampled_by_its_name(
     folder = tmp_path / "runs" / "mini-hard"
     run = Run.load(folder / "lcm" / "seed0")
     assert run.finished and (run.backbone, run.updates["generator"]) == ("mini-hard", 3)
+    assert run.device == "cpu"
     assert run.data == "portraits, split train, 32 clips, captions of skin, hair, backdrop"
     assert run.validation["prompts"] == "portraits-3of8-validation-8"
     assert run.validation["prompts_sha256"] == canonical_hash(captions("validation", range(8), NAMED))
@@ -45,7 +46,11 @@ def test_the_hard_setting_is_trained_evaluated_and_sampled_by_its_name(
     for name in ("fid[mini]", "fvd[mini] vs teacher"):
         score = record.metrics[name]
         assert isinstance(score, Score) and score.value > 0
-    assert record.diagnostics["colour_error"] > 0
+    assert record.training.device == run.device and record.diagnostics["colour_error"] > 0
+    # No prompt names a shirt: whether its kinds are mixed or left out stands beside the distances.
+    assert record.diagnostics["shirt_mixing"] > 0 and 0 <= record.diagnostics["rarest_shirt"] <= 1 / 3
+    table = (folder / "results-test-16" / "leaderboard.md").read_text()
+    assert "| shirt_mixing | rarest_shirt |" in table and "colour_error" not in table
 
     sampling = ["sample", *HARD, "--steps", 1, "--device", "cpu", "--to", tmp_path / "samples", *where]
     assert cli(*sampling, "--prompt", "pale skin, red hair, teal backdrop").status == 0

@@ -183,13 +183,13 @@ def test_diagnostics(real: np.ndarray) -> None:
         diagnostics.colour_error(read, wanted[1:])
 
 
-def test_blur_and_the_rarest_class_in_closed_form() -> None:
+def test_mixing_and_the_rarest_class_in_closed_form() -> None:
     """Readings that sit at known points of a palette: (mean squared) distance to the nearest, and the least share."""
     palette = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1.0, 0.0, 0.0))
     shown = np.array([[0.0, 0.0, 0.3], [0.9, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     readings = np.zeros((5, 17, sum(FRAME_TARGETS.values())), np.float32)
     readings[..., columns(FRAME_TARGETS, "shirt")] = shown[:, None]
-    assert diagnostics.colour_blur(readings, "shirt", palette) == pytest.approx((0.09 / 3 + 0.01 / 3) / 5, rel=1e-5)
+    assert diagnostics.class_mixing(readings, "shirt", palette) == pytest.approx((0.09 / 3 + 0.01 / 3) / 5, rel=1e-5)
     assert diagnostics.rarest_share(readings, "shirt", palette) == 0.2
     readings[:1, :, columns(FRAME_TARGETS, "shirt")] = 1.0
     assert diagnostics.rarest_share(readings, "shirt", palette) == 0.0  # one kind of clips is missing altogether

@@ -335,9 +335,13 @@ def test_the_stress_recipe_goes_first_and_its_absence_is_said() -> None:
 
 def test_health_that_was_not_recorded_is_not_measured() -> None:
     old = [make("ours", {}, training={"iterations": 400, "updates": {"generator": 400}})]
-    assert "older versions" in atom(old + runs("theirs", None), other("collapse")).why
+    assert "their version is older" in atom(old + runs("theirs", None), other("collapse")).why
     short = atom(runs("ours", None, updates=99) + runs("theirs", None), other("collapse"))
     assert short.verdict == "not measured" and "fewer than 100 updates" in short.why
+    health = {"collapsed_at": None, "alarm_at": None, "fake_loss": None}  # without a fake that learns no alarm can ring
+    silent = make("ours", {}, training={"iterations": 400, "updates": {"generator": 400}, "health": health})
+    assert "no fake learned" in atom([silent, *runs("theirs", None)], other("collapse")).why
+    assert [one.label for one in judge([silent, *runs("theirs", None)], [other("collapse")]).health] == ["theirs"]
 
 
 def strengths(label: str, alpha: float, *cosines: float | None) -> list[Record]:

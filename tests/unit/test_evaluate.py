@@ -121,8 +121,7 @@ def test_a_cell_is_scored_and_its_record_survives_the_disk(subject: Subject, ben
     assert set(record.metrics) == {"fid[mini]", "fvd[mini]"}
     for score in record.metrics.values():
         assert score.value > 0 and score.n == 16 and score.direction == "down"  # type: ignore[union-attr]
-    names = {"mouth", "sway", "latent_std", "colour_error", "shirt_blur", "rarest_shirt"}
-    assert set(record.diagnostics) == names
+    assert set(record.diagnostics) == {"mouth", "sway", "latent_std", "colour_error"}
     assert record.timing.sample_seconds_per_clip > 0 and record.timing.decode_seconds_per_clip > 0
     assert record.training.iterations == 0 and record.cell.checkpoint_sha256 == subject.backbone.teacher_sha256
     write_record(record, tmp_path)

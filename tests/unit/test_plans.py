@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from w2svd_bench.baselines.lcm.method import LCM
 from w2svd_bench.cli import plans
+from w2svd_bench.cli.app import run
 from w2svd_bench.cli.plans import PROFILES, Plan, Profile, commands, plans_of, profile_named, read_plan
-from w2svd_bench.errors import BenchError
+from w2svd_bench.errors import BenchError, NoRecipe
 
 ONE = {"method": "lcm", "label": "one", "set": ["settings.grid=28"]}
 TWO = {"method": "dmd", "label": "two"}
@@ -51,3 +54,35 @@ def test_what_is_no_plan_or_profile_is_told(tmp_path: Path) -> None:
         read_plan(file)
     with pytest.raises(BenchError, match="unknown profile"):
         profile_named("fast")
+
+
+def test_runs_of_another_recipes_numbers_and_methods_without_a_recipe_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate that suits the miniature would wreck a run of the 13B model, and nobody's plug-in stops the others."""
+    (tmp_path / "ablations.yaml").write_text("recipe: mini\nruns: [{method: lcm, label: one}]")
+    monkeypatch.setattr(plans.METHODS, "files_beside", lambda file, names=None: [tmp_path / "ablations.yaml"])
+    assert [run.label for plan in plans_of(PROFILES["full"], "mini") for run in plan.runs][-1] == "one"
+    there = plans_of(PROFILES["full"], "hunyuan")
+    assert {run.label for plan in there for run in plan.runs} >= {"dmd", "lcm", "w2svd"} and len(there) == 1
+    with pytest.raises(BenchError, match="nothing to train"):
+        plans_of(PROFILES["stress"], "hunyuan")
+
+    class Bare(LCM):
+        name = "bare"
+
+        @classmethod
+        def recipe(cls, backbone: str) -> dict[str, Any]:
+            raise NoRecipe("method 'bare' has no recipe", "there is no file", "give one")
+
+    monkeypatch.setattr(plans.METHODS, "_registered", {"bare": (Bare, "a test")})
+    assert "bare" not in {run.label for plan in plans_of(PROFILES["quick"], "mini") for run in plan.runs}
+
+
+def test_the_tuning_pages_command_is_one_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs" / "tuning.md").read_text()
+    (line,) = (line for line in page.splitlines() if line.startswith("w2svd-bench reproduce"))
+    arguments = [part.replace("docs/", f"{root}/docs/") for part in line.split()[1:]]
+    assert run([*arguments, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("w2svd-bench train") == 18

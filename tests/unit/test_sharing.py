@@ -53,6 +53,18 @@ def run(command: Callable[..., None], *arguments: object) -> Result:
 # --- merge ------------------------------------------------------------------------------------------------------------
 
 
+def test_floors_that_every_machine_measures_are_no_conflict(tmp_path: Path) -> None:
+    floors = [
+        make("real (noise floor)", 0, cell={"method": "real"}, provenance=ORIGIN | {"time_utc": f"2026-01-0{day}"})
+        for day in (1, 2)
+    ]
+    ours = folder(tmp_path / "a", make("lcm", 1), floors[0])
+    theirs = folder(tmp_path / "b", make("dmd", 4), floors[1])
+    merged = merge([ours, theirs], tmp_path / "out")
+    assert merged.repeated == 1 and len(merged.records) == 3
+    assert [one for one in read_records(tmp_path / "out") if one.cell.method == "real"] == [floors[0]]
+
+
 def test_records_of_several_machines_are_joined(tmp_path: Path) -> None:
     ours = folder(tmp_path / "a", make("lcm", 1), make("lcm", 4))
     theirs = folder(tmp_path / "b", make("lcm", 4), make("dmd", 4))

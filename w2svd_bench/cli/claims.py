@@ -32,6 +32,9 @@ def claims(
         bool, typer.Option("--plan/--no-plan", help="Ask `plan` where a claim is about memory (20 s, loads torch).")
     ] = True,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the verdicts to this file, too.")] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write claims.json and claims.md into the first folder, for its report.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Judge by records which claims made for a method hold, fail, are undecided or were not measured.
@@ -42,7 +45,10 @@ def claims(
       w2svd-bench claims results/mini results/mini-stress
       w2svd-bench claims --claims mine.yaml --no-plan --json
     """
-    report = _judged(folders or [Path("runs/mini/results")], _files(file, method), plan)
+    folders = folders or [Path("runs/mini/results")]
+    report = _judged(folders, _files(file, method), plan)
+    if write:
+        _write(report, folders[0])
     if markdown is not None:
         write_atomically(markdown, to_markdown(report))
     if as_json:
@@ -59,14 +65,27 @@ def claims(
         console.print(f"written: {markdown}", markup=False, highlight=False, soft_wrap=True)
 
 
-def write_claims(folders: list[Path]) -> list[Path]:
-    """Judges the claims of all methods by the records of some folders; claims.json and claims.md go into the first."""
-    report = _judged(folders, _files(None, None), plan=True)
+def write_claims(folder: Path, others: list[Path]) -> None:
+    """Judges the claims of all methods by the records of a folder, and of others where they can stand beside them.
+
+    Into the folder go claims.json and claims.md.
+    """
+    files = _files(None, None)
+    try:
+        report = _judged([folder, *others], files, plan=True)
+    except BenchError as error:
+        if not others:
+            raise
+        told = f"note: claims are judged without {', '.join(map(str, others))}: {error.what}: {error.why}"
+        errors.print(told, highlight=False, soft_wrap=True, markup=False)
+        report = _judged([folder], files, plan=True)
+    _write(report, folder)
+
+
+def _write(report: Report, folder: Path) -> None:
     data = json.dumps(report.as_data(), indent=2, allow_nan=False, ensure_ascii=False)
-    return [
-        write_atomically(folders[0] / CLAIMS_FILE, data + "\n"),
-        write_atomically(folders[0] / "claims.md", to_markdown(report)),
-    ]
+    write_atomically(folder / CLAIMS_FILE, data + "\n")
+    write_atomically(folder / "claims.md", to_markdown(report))
 
 
 def _judged(folders: list[Path], files: list[Claims], plan: bool) -> Report:

@@ -3,13 +3,15 @@
 A method may have ``ablations.yaml`` and ``stress.yaml`` beside its module: plans as below, found as its claims are.
 
     seeds: 5                                # unless the command says otherwise
+    recipe: mini                            # whose numbers these are; left out for backbones of another recipe
     runs:
       - {method: w2svd, label: lora-dmd, set: [settings.alpha_weak=0, settings.gt.kind=none]}
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +19,12 @@ from pydantic import Field
 
 from w2svd_bench.cli import options
 from w2svd_bench.config import Frozen, Recipe, load_recipe, validated
-from w2svd_bench.errors import BenchError, unknown_name
+from w2svd_bench.errors import BenchError, NoRecipe, unknown_name
 from w2svd_bench.registry import METHODS
 
 
-class Variant(Frozen):
-    """A run: a method, what tables call it, and what differs from its recipe."""
+class PlannedRun(Frozen):
+    """A method, what tables call it, and what differs from its recipe."""
 
     method: str
     label: str
@@ -30,10 +32,11 @@ class Variant(Frozen):
 
 
 class Plan(Frozen):
-    """Runs, each of them by so many seeds."""
+    """Runs, each by so many seeds; ``recipe`` says for which recipe's numbers what they set is meant."""
 
-    runs: list[Variant]
+    runs: list[PlannedRun]
     seeds: int | None = Field(None, ge=1)
+    recipe: str = "mini"
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Profile:
         methods: whether every method with a recipe is in it.
         file: what else is in it: the plans of this name beside the methods.
         backbone: the one that it is for; None: whichever is asked for.
-        apart: whether its runs live in a folder of their own below ``--out``.
+        folder: of its runs, below ``--out``; empty where they stand in it.
     """
 
     about: str
@@ -54,7 +57,7 @@ class Profile:
     methods: bool = True
     file: str | None = None
     backbone: str | None = None
-    apart: bool = False
+    folder: str = ""
 
 
 PROFILES = {
@@ -62,7 +65,9 @@ PROFILES = {
     "main": Profile("every method, three seeds", 3),
     "full": Profile("every method and its ablations, three seeds", 3, file="ablations.yaml"),
     "hard": Profile("every method on the miniature's hard setting, three seeds", 3, backbone="mini-hard"),
-    "stress": Profile("recipes meant to break training, five seeds", 5, methods=False, file="stress.yaml", apart=True),
+    "stress": Profile(
+        "recipes meant to break training, five seeds", 5, methods=False, file="stress.yaml", folder="stress"
+    ),
 }
 
 
@@ -79,36 +84,42 @@ def plans_of(profile: Profile, backbone: str) -> list[Plan]:
     Raises:
         BenchError: a file can't be used; the profile has no runs, or two under one label.
     """
-    plans: list[Plan] = []
+    plans, recipe = dict[str, Plan](), options.recipe_name(backbone)
     if profile.methods:
-        recipe = options.recipe_name(backbone)
-        names = sorted(METHODS.names(), key=lambda name: -_weight(name, recipe))  # none is left alone at the end
-        plans.append(Plan(runs=[Variant(method=name, label=name) for name in names]))
+        weights: dict[str, int] = {}
+        for name in METHODS.names():
+            with suppress(NoRecipe):
+                weights[name] = _weight(name, recipe)
+        names = sorted(weights, key=lambda name: -weights[name])  # so that no long one is left alone at the end
+        plans["the methods"] = Plan(runs=[PlannedRun(method=name, label=name) for name in names])
     if profile.file is not None:
-        plans += [read_plan(path) for path in METHODS.files_beside(profile.file)]
-    if not plans:
-        why = f"no installed method brings a {profile.file}"
-        raise BenchError("there is nothing to train", why, "choose another --profile")
-    _refuse_twins([run for plan in plans for run in plan.runs], profile.file or "the methods")
-    return [plan if plan.seeds else plan.model_copy(update={"seeds": profile.seeds}) for plan in plans]
+        found = {str(path): read_plan(path) for path in METHODS.files_beside(profile.file)}
+        plans |= {path: plan for path, plan in found.items() if plan.recipe == recipe}
+    if not any(plan.runs for plan in plans.values()):
+        why = f"no installed method has a recipe or a {profile.file or 'plan'} for {recipe}"
+        raise BenchError("there is nothing to train", why, "choose another --profile, or give your own --plan")
+    _refuse_twins(plans)
+    return [plan if plan.seeds else plan.model_copy(update={"seeds": profile.seeds}) for plan in plans.values()]
 
 
 def read_plan(path: Path) -> Plan:
     """A plan file; raises `BenchError` where it is none, or has two runs of one label."""
     plan = validated(Plan, load_recipe(path), f"the plan {path}")
-    _refuse_twins(plan.runs, str(path))
+    _refuse_twins({str(path): plan})
     return plan
 
 
-def _refuse_twins(runs: Sequence[Variant], where: str) -> None:
-    labels = [run.label for run in runs]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
+def _refuse_twins(plans: Mapping[str, Plan]) -> None:
+    """A label names a run's folder and its row in tables."""
+    places: dict[str, list[str]] = {}
+    for where, plan in plans.items():
+        for run in plan.runs:
+            places.setdefault(run.label, []).append(where)
+    twice = {label: found for label, found in places.items() if len(found) > 1}
     if twice:
-        raise BenchError(
-            f"two runs are called {', '.join(twice)}",
-            f"a label names a run's folder and its row in tables ({where})",
-            "give each its own label",
-        )
+        told = "; ".join(f"{label} of {' and '.join(found)}" for label, found in sorted(twice.items()))
+        cure = "give each its own label, or uninstall one of the packages; --plan FILE takes a plan of your own"
+        raise BenchError(f"two runs are called {', '.join(sorted(twice))}", told, cure)
 
 
 def commands(plans: Sequence[Plan], training: Sequence[str], evaluation: Sequence[str]) -> dict[str, list[list[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,6 @@ from w2svd_bench.cli.plans import PROFILES, commands, plans_of, profile_named, r
 from w2svd_bench.cli.progress import console
 from w2svd_bench.errors import BenchError
 
-APART = "stress"  # the folder, below that of all runs, of profiles whose runs stand apart
 _PROFILES = "; ".join(f"{name}: {profile.about}" for name, profile in PROFILES.items())
 
 
@@ -35,7 +35,7 @@ def reproduce(
     split: options.Split = "test",
     validate_every: Annotated[
         int | None,
-        typer.Option("--validate-every", min=0, help="As of `train`; by itself 0 when quick, else 50."),
+        typer.Option("--validate-every", min=0, help="As of `train`; by itself 50, and 0 when quick or with --plan."),
     ] = None,
     out: options.Out = options.RUNS,
     device: options.Device = "auto",
@@ -44,7 +44,8 @@ def reproduce(
     """Train every method, evaluate all of them, write tables, claims and report; interrupted, it goes on where it was.
 
     By itself it is --profile full. Ablations and stress recipes are files that methods bring: ablations.yaml and
-    stress.yaml beside their code.
+    stress.yaml beside their code. Of a --plan, and of the validation split, there are tables alone. This is for
+    backbones with clips of their own, the miniatures; others take `train` and `eval` with --data.
 
     Examples:
       w2svd-bench reproduce --quick
@@ -64,7 +65,7 @@ def reproduce(
     asked = asked if seeds is None else [one.model_copy(update={"seeds": seeds}) for one in asked]
     brief = quick or profile == "quick" or plan is not None
     every = (0 if brief else 50) if validate_every is None else validate_every
-    root, out = out, out / APART if chosen.apart and plan is None else out
+    root, out = out, out if plan is not None else out / chosen.folder
     numbers = positive_integers(steps or [str(n) for n in options.DEFAULT_STEPS], "--steps")
     common = ["--backbone", backbone, "--out", str(out), "--device", device]
     evaluation = [*common, "--split", split, "--clips", str(clips), "--steps", *map(str, numbers)]
@@ -73,7 +74,7 @@ def reproduce(
     if dry_run:
         for lines in work.values():
             for line in lines:
-                print("w2svd-bench " + " ".join(line))
+                print(shlex.join(["w2svd-bench", *line]))
         return
     from w2svd_bench.cli.boards import show
     from w2svd_bench.cli.claims import write_claims
@@ -82,11 +83,10 @@ def reproduce(
     start = time.perf_counter()
     run_jobs([Job(name, lines) for name, lines in work.items()], jobs)
     results = results_folder(out, options.backbone_name(backbone), split, clips)
-    if plan is not None or split != "test":
-        show(results)
-    else:
-        others = [results_folder(one, results.parent.name, split, clips) for one in (root, root / APART)]
-        write_claims(list(dict.fromkeys([results, *(one for one in others if one.is_dir())])))
-        show(results)
+    show(results)
+    if plan is None and split == "test":
+        places = [root, *(root / one.folder for one in PROFILES.values() if one.folder)]
+        others = [results_folder(place, results.parent.name, split, clips) for place in places]
+        write_claims(results, [one for one in others if one.is_dir() and one != results])
         make_report(results, out, backbone, device)
     console.print(f"{results}: {time.perf_counter() - start:.0f} s in all", highlight=False)

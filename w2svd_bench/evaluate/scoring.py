@@ -133,9 +133,10 @@ class Clips:
                 "mouth": diagnostics.mouth(readings, reference),
                 "sway": diagnostics.sway(readings, reference),
                 "colour_error": diagnostics.colour_error(readings, wanted),
-                "shirt_blur": diagnostics.colour_blur(readings, "shirt", PALETTES["shirt"]),
-                "rarest_shirt": diagnostics.rarest_share(readings, "shirt", PALETTES["shirt"]),
             }
+            if all("shirt" not in named for named in wanted):  # else the prompt decides both
+                out["shirt_mixing"] = diagnostics.class_mixing(readings, "shirt", PALETTES["shirt"])
+                out["rarest_shirt"] = diagnostics.rarest_share(readings, "shirt", PALETTES["shirt"])
         return out
 
     def _compared(self, metric: CorpusMetric, reference: Reference) -> AnyScore:

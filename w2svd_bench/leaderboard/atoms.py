@@ -348,14 +348,14 @@ def _fisher(ours: tuple[int, int], theirs: tuple[int, int]) -> float:
 def health_of(records: Sequence[Record], label: str) -> tuple[Health, tuple[str, ...], str]:
     """The runs of a label whose health can be told, their files, and why there are none if so."""
     trained = _runs(records, label, _trained)
-    told = _runs(records, label, lambda one: "collapsed_at" in one.training.health)
+    told = _runs(records, label, _tells)
     long = {seed: one for seed, one in told.items() if one.training.updates.get("generator", 0) >= WAIT}
     backbone = records[0].cell.backbone
     why = f"no records of trained {label!r}"
     if told:
         why = f"{label!r}: fewer than {WAIT} updates, before which health can't be told"
     elif trained:
-        why = f"{label!r}: the records say nothing of their runs' health, as those of older versions"
+        why = f"{label!r}: the records say nothing of their runs' health: no fake learned, or their version is older"
     at = {seed: one.training.health["collapsed_at"] for seed, one in long.items()}
     plain = {seed: None if update is None else int(update) for seed, update in at.items()}
     return Health(backbone, label, plain), tuple(one.file_name for one in long.values()), why
@@ -369,6 +369,12 @@ def alpha_of(records: Sequence[Record], label: str) -> Alpha | None:
     cosines = {seed: cast(float, one.training.health["alpha_cosine"]) for seed, one in told.items()}
     alpha = cast(float, next(iter(told.values())).training.health["alpha"])
     return Alpha(records[0].cell.backbone, label, alpha, cosines)
+
+
+def _tells(one: Record) -> bool:
+    """Whether a collapse could have been seen: the loss of a fake rings the alarm, and not every run has one."""
+    health = one.training.health
+    return "collapsed_at" in health and health.get("fake_loss", 0.0) is not None
 
 
 def _trained(one: Record) -> bool:

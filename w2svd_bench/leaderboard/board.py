@@ -19,6 +19,8 @@ from w2svd_bench.record import Direction, Record, Score
 if TYPE_CHECKING:
     import pandas as pd
 
+# Diagnostics that stand beside distances wherever they were taken: they tell apart what a distance adds up.
+BESIDE = ("shirt_mixing", "rarest_shirt")
 _CELL_COLUMNS = ("backbone", "method", "label", "steps", "nfe", "seed", "num_clips")
 # What follows a metric's name in its columns: those that every metric has, and those that some record has to need.
 _ALWAYS = ("", " se")
@@ -132,7 +134,9 @@ class Leaderboard:
         ours = [one for one in self.records if one.cell.backbone == chosen]
         rows = [row for row in self.rows if row.backbone == chosen]
         shown = {name: way for name, way in _directions(ours).items() if name in columns or not columns}
-        more = sorted({name for row in rows for name in row.diagnostics if name in columns or diagnostics})
+        have = {name for row in rows for name in row.diagnostics}
+        more = [name for name in BESIDE if name in have]
+        more += sorted(name for name in have - set(more) if name in columns or diagnostics)
         stated = [one for one in self.reported if one.backbone == chosen]
         table = build(rows, shown, ours[0].eval_set, more, self.ties[chosen], stated)
         if columns:

@@ -9,6 +9,7 @@ from typing import Any
 
 from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard.board import Leaderboard
+from w2svd_bench.leaderboard.rows import REFERENCE_METHODS
 from w2svd_bench.record import Record, read_records, write_record
 
 _SHOWN = 5  # fields and cells that a message names
@@ -25,6 +26,8 @@ class Merged:
 
 def merge(folders: Sequence[Path], into: Path) -> Merged:
     """Writes the records of all folders, and those that ``into`` has, into ``into/records``; everything or nothing.
+
+    Of rows of real clips and of the teacher, which every evaluation measures for itself, the first folder's stand.
 
     Raises:
         BenchError: ``into`` has records in folders of its own, beside which the joined ones would be there twice; a
@@ -50,6 +53,8 @@ def merge(folders: Sequence[Path], into: Path) -> Merged:
             if known is one:
                 continue
             repeated += 1
+            if one.cell.method in REFERENCE_METHODS:  # every machine measures real clips and the teacher for itself
+                continue
             fields = differing(known, one)
             if fields:
                 more = f" and {len(fields) - _SHOWN} more" if len(fields) > _SHOWN else ""

@@ -83,11 +83,12 @@ def colour_error(generated_NFP: np.ndarray, wanted: Sequence[Mapping[str, Colour
     return float(np.mean(errors))
 
 
-def colour_blur(generated_NFP: np.ndarray, target: str, palette: Sequence[Colour]) -> float:
-    """How far a colour is from the nearest of a palette: mean squared error in RGB of [0, 1], lower is crisper.
+def class_mixing(generated_NFP: np.ndarray, target: str, palette: Sequence[Colour]) -> float:
+    """How far a colour is from the nearest of a palette: mean squared error in RGB of [0, 1].
 
     A clip that shows the average of several classes, where the prompt leaves open which, is far from all of them. Real
-    clips scatter around theirs by brightness and tint, and do not reach 0 either.
+    clips scatter around theirs by brightness and tint, and do not reach 0 either. The colour is the mean of the clip's
+    frames: a soft outline is no mixing.
     """
     return float(_distances(generated_NFP, target, palette).min(axis=1).mean())
 

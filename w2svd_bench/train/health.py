@@ -43,7 +43,7 @@ class Watchable(Protocol):
         ...
 
     def weak_strength(self) -> float | None:
-        """The strength of the fake's LoRA in the real score; None where the real score is no view of the fake."""
+        """The strength of the fake's LoRA in the real score; None where that is no view of a fake that learns."""
         ...
 
     def alpha_cosine(self, batch: Batch, rng: Rng) -> Tensor:
@@ -65,7 +65,7 @@ class Health:
             of the last 50) was outside 0.8 to 1.25 of ``real_std``.
         collapsed_at: ``confirmed_at``: an alarm alone is no collapse.
         fake_loss, generated_std: the last such means; None where the loss logs none.
-        alpha: strength of the fake's LoRA in the real score; None where the real score is no view of the fake.
+        alpha: strength of the fake's LoRA in the real score; None where that is no view of a fake that learns.
         alpha_cosine: between v(1) - v(alpha) and v(1) - v(0) at the end; None where there is no alpha above 0.
     """
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -329,7 +330,7 @@ def train(
     All processes call it together, and the leading one writes. ``data`` may be None for a method without roles, which
     only leaves a run for evaluation to find.
     """
-    earlier = world.agree(lambda: _begin(run, folder))
+    earlier = world.agree(lambda: _begin(run, folder, method))
     if earlier is not None:
         return earlier
     if not method.roles():
@@ -343,7 +344,7 @@ def train(
         run.network_evaluations, run.seconds = counters.evaluations, counters.seconds
         run.peak_memory_bytes = max(world.gather(peak_memory_bytes()))
         name = device_name(world.device)
-        run.device = name if world.size == 1 else f"{world.size} x {name}"
+        run.device = name if world.size == 1 or name == "cpu" else f"{world.size} x {name}"
         run.health = trainer.health()
         written = export_generator(
             trainer.roles,
@@ -359,11 +360,11 @@ def train(
     return run
 
 
-def _begin(run: Run, folder: Path) -> Run | None:
+def _begin(run: Run, folder: Path, method: Method) -> Run | None:
     """Starts or goes on with a run folder; the run that is there, if it is finished."""
     if (folder / "run.json").is_file():
         earlier = Run.load(folder)
-        _refuse_other(earlier, run, folder)
+        _refuse_other(earlier, run, folder, method)
         run.validation = run.validation or earlier.validation  # what the curves so far were measured with
         if earlier.finished:
             return earlier
@@ -388,8 +389,11 @@ def _story(method: Method, run: Run) -> Story:
     return Story(run.method, run.label, samplers, run.data, cost)
 
 
-def _refuse_other(earlier: Run, run: Run, folder: Path) -> None:
-    """Going on with another recipe would leave a run that no recipe describes."""
+def _refuse_other(earlier: Run, run: Run, folder: Path, method: Method) -> None:
+    """Going on with another recipe would leave a run that no recipe describes.
+
+    A setting that came after the earlier run has the value that it had while there was no choice: its default.
+    """
     if earlier.backbone_sha256 != run.backbone_sha256:
         raise BenchError(
             f"{folder} holds a run on another {run.backbone}",
@@ -397,7 +401,8 @@ def _refuse_other(earlier: Run, run: Run, folder: Path) -> None:
             "give this run another name with --label NAME, or delete that folder",
         )
     old, new = (
-        _flat(one.config) | {"method": one.method, "seed": one.seed, "data": one.data} for one in (earlier, run)
+        _flat(_completed(one.config, method)) | {"method": one.method, "seed": one.seed, "data": one.data}
+        for one in (earlier, run)
     )
     if (folder / CURVES).is_file() and run.validation and earlier.validation:
         old, new = old | _flat({"validation": earlier.validation}), new | _flat({"validation": run.validation})
@@ -409,6 +414,14 @@ def _refuse_other(earlier: Run, run: Run, folder: Path) -> None:
             f"it differs in {shown}",
             "give this one another name with --label NAME, or delete that folder",
         )
+
+
+def _completed(config: dict[str, Any], method: Method) -> dict[str, Any]:
+    """With the settings that it says nothing of; as it is, where this version can't read it."""
+    try:
+        return {**config, "settings": method.Config.model_validate(config["settings"]).model_dump(mode="json")}
+    except (KeyError, ValueError):
+        return config
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:
