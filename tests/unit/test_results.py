@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,19 @@ from typing import Any
 import pytest
 
 from w2svd_bench.cli.boards import BEGIN, END, with_block
+from w2svd_bench.cli.plans import PROFILES, plans_of
+from w2svd_bench.cli.training import resolve_recipe
 from w2svd_bench.errors import BenchError
-from w2svd_bench.leaderboard.render import write_leaderboard
+from w2svd_bench.leaderboard.board import Leaderboard
+from w2svd_bench.leaderboard.claims import find_claims, read_claims
+from w2svd_bench.leaderboard.filters import filtered, parse
+from w2svd_bench.leaderboard.render import to_markdown_page, write_leaderboard
+from w2svd_bench.leaderboard.report import write_report
 from w2svd_bench.leaderboard.reported import reported_of
+from w2svd_bench.leaderboard.validate import validate
+from w2svd_bench.leaderboard.verdicts import judge
 from w2svd_bench.record import Record, canonical_hash, read_records
+from w2svd_bench.registry import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = sorted(path.parent for path in (ROOT / "results").rglob("records"))
@@ -34,27 +46,59 @@ def test_tables_are_rendered_from_the_records(folder: Path, tmp_path: Path) -> N
         assert path.read_bytes() == (folder / path.name).read_bytes(), f"w2svd-bench leaderboard {folder}"
 
 
-def test_the_readme_shows_the_table_of_the_miniature() -> None:
-    page, table = (ROOT / "README.md").read_text(), (ROOT / "results" / "mini" / "leaderboard.md").read_text()
-    assert table in page
-    assert with_block(page, table) == page
+def test_the_readme_shows_the_methods_of_the_miniature() -> None:
+    """The block is the table that `make results` writes there: of the methods, without their ablations."""
+    make = dict(re.findall(r"^(FLOORS|METHODS) +:= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shown = filtered(_records("mini"), [parse(f"label={make['FLOORS']},{make['METHODS']}")])
+    board = Leaderboard.from_records(shown, reported_of({one.cell.method for one in shown}))
+    page = (ROOT / "README.md").read_text()
+    assert with_block(page, to_markdown_page(board.tables())) == page, "make results"
 
 
-def test_the_miniature_was_measured_with_the_recipes_that_ship() -> None:
-    from w2svd_bench.cli.training import resolve_recipe
-    from w2svd_bench.registry import METHODS
-
-    for record in read_records(ROOT / "results" / "mini"):
+@pytest.mark.parametrize(("folder", "profile"), [("mini", "full")])
+def test_results_are_of_the_runs_and_recipes_that_ship(folder: str, profile: str) -> None:
+    """All runs of a profile are there, each with as many seeds as the others, and nothing else."""
+    planned = {run.label: run for plan in plans_of(PROFILES[profile], "mini") for run in plan.runs}
+    seeds: dict[str, set[int]] = {label: set() for label in planned}
+    for record in _records(folder):
         if record.cell.method not in ("real", "teacher"):
-            recipe = resolve_recipe(METHODS.get(record.cell.method), "mini", None, [])
-            settings = _whole(record.cell.method, record.config["settings"])
-            assert {**record.config, "settings": settings} == recipe.model_dump(mode="json"), record.cell.label
+            run = planned[record.cell.label]
+            recipe = resolve_recipe(METHODS.get(run.method), "mini", None, run.overrides)
+            assert record.config == recipe.model_dump(mode="json"), record.cell.label
+            seeds[record.cell.label].add(record.cell.seed)
+    assert len({frozenset(found) for found in seeds.values()}) == 1, seeds
+    assert len(seeds["w2svd" if profile != "stress" else "w2svd-stress"]) >= 3
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_records_can_be_published(folder: Path) -> None:
+    assert not validate(folder, publishable=folder.name != "mini-tuning").problems
+
+
+def test_the_claims_are_judged_by_the_records() -> None:
+    """But for what `plan` answers, which takes torch and is tested apart, claims.json is a function of records."""
+    report = judge(_records("mini"), [read_claims(path) for path in find_claims()]).as_data()
+    again = json.loads(json.dumps(report))
+    shipped = json.loads((ROOT / "results" / "mini" / "claims.json").read_text())
+    assert again["told"] == shipped["told"] and again["differences"] == shipped["differences"]
+    parts = ({one["id"]: one for one in data["judged"] if one["kind"] != "memory"} for data in (again, shipped))
+    ours, theirs = parts
+    assert ours == theirs and {"few-step", "beats-28-steps", "collapse"} <= ours.keys(), "make results"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mini"])
+def test_the_report_is_rendered_from_its_folder(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    shutil.copytree(ROOT / "results" / name, folder)
+    records = read_records(folder)
+    page, plots = write_report(records, folder, reported_of({one.cell.method for one in records}))
+    for path in (page, *plots):
+        assert path.read_bytes() == (ROOT / "results" / name / path.relative_to(folder)).read_bytes(), path.name
 
 
 def _whole(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a record with those that came later: their defaults are what was done when there was no choice."""
-    from w2svd_bench.registry import METHODS
-
     whole: dict[str, Any] = METHODS.get(method).Config.model_validate(settings).model_dump(mode="json")
     return whole
 
