@@ -59,8 +59,9 @@ METHODS := euler,lcm,dmd,w2svd
 results: $(VENV)/.test
 	@set -e; for folder in results/*/; do $(BIN)/w2svd-bench leaderboard $$folder > /dev/null; echo "$$folder"; done
 	@$(BIN)/w2svd-bench leaderboard results/mini --filter "label=$(FLOORS),$(METHODS)" --into README.md > /dev/null
-	@$(BIN)/w2svd-bench claims results/mini $(wildcard results/mini-stress) --write > /dev/null
-	@$(BIN)/w2svd-bench report results/mini
+	@$(BIN)/w2svd-bench claims results/mini results/mini-stress --write > /dev/null
+	@$(BIN)/w2svd-bench claims results/mini-hard --write > /dev/null
+	@set -e; for name in mini mini-hard mini-stress; do $(BIN)/w2svd-bench report results/$$name; done
 
 # Two processes of one thread each use two cores best. pytest's own closing line is the last one printed.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -157,6 +157,14 @@ def test_diagnostics_are_shown_when_asked_for() -> None:
     assert {entry.text for entry in column(board.table(diagnostics=True), "mouth")} == {"0.250"}
 
 
+def test_a_diagnostic_has_its_spread_over_seeds_beside_it() -> None:
+    shares = (0.05, 0.07, 0.03)
+    records = [make("a", seed=seed, diagnostics={"share": share}) for seed, share in enumerate(shares)]
+    records += [make("b", diagnostics={"share": 0.3})]
+    entries = column(Leaderboard.from_records(records).table(diagnostics=True), "share")
+    assert [(one.text, one.interval) for one in entries] == [("0.0500", "0.0200"), ("0.300", "")]
+
+
 def test_reference_rows_have_no_steps_and_costs() -> None:
     table = Leaderboard.from_records(grid()).table()
     for title in ("steps", "nfe", "seconds a clip", "training seconds", "network evaluations", "peak memory (GB)"):
@@ -177,6 +185,7 @@ def test_reference_rows_have_no_steps_and_costs() -> None:
         (make("b", fid=skipped(version=2)), "metrics.fid[mini].version is 1 and 2"),
         (make("a", seed=1, sampling={"guidance": 6.0}), "sampling.guidance is 1.0 and 6.0"),
         (make("a", steps=1, config={"settings": {"alpha": 0.3}}), "config.settings.alpha is 0.3 and 0.5"),
+        (make("a", seed=1, config={"settings": {"alpha": 0.5, "gt": 1}}), "config.settings.gt is absent and 1"),
         (make("a", seed=1, cell={"method": "b", "seed": 1}), "cell.method is 'a' and 'b'"),
     ],
 )
@@ -187,6 +196,7 @@ def test_mixtures_are_refused(other: Record, field: str) -> None:
             Leaderboard.from_records(records)
         assert field in caught.value.why
         assert first.file_name in caught.value.why and other.file_name in caught.value.why
+        assert ("by one recipe" in caught.value.cure) == field.startswith(("config", "cell.method"))
 
 
 def test_a_skipped_score_hides_no_mixture() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from w2svd_bench.errors import BenchError
 from w2svd_bench.record import Record, Score, SkippedScore, TrainingCost
+from w2svd_bench.uncertainty import Spread, over_seeds
 
 # What no generator can be expected to beat, in the order in which it is shown on top; never best. Real clips against
 # the reference clips are the noise floor of that reference, the teacher's against its own those of the teacher's.
@@ -51,7 +52,7 @@ class Row:
     num_clips: int
     seeds: tuple[int, ...]
     scores: Mapping[str, Mean | str]
-    diagnostics: Mapping[str, float]
+    diagnostics: Mapping[str, Spread]
     sample_seconds_per_clip: float
     training_iterations: float
     generator_updates: float
@@ -96,6 +97,10 @@ def refuse_duplicates(records: Sequence[Record]) -> None:
             )
 
 
+_MEASURE_ALIKE = "evaluate them again in the same way, or keep them in separate folders"
+_TRAIN_ALIKE = "train a label's seeds by one recipe, give one of them another label, or keep them in separate folders"
+
+
 def refuse_mixtures(records: Sequence[Record]) -> None:
     """Raises BenchError where records of one backbone can't be compared, or those of one row not be averaged.
 
@@ -105,15 +110,15 @@ def refuse_mixtures(records: Sequence[Record]) -> None:
     """
     seen: dict[tuple[Any, ...], tuple[Record, dict[str, Any]]] = {}
 
-    def agree(key: tuple[Any, ...], one: Record, fields: dict[str, Any]) -> None:
+    def agree(key: tuple[Any, ...], one: Record, fields: dict[str, Any], cure: str = _MEASURE_ALIKE) -> None:
         first, known = seen.setdefault(key, (one, fields))
         differing = sorted(path for path in known.keys() | fields.keys() if known.get(path) != fields.get(path))
         if differing:
-            why = "; ".join(f"{path} is {known.get(path)!r} and {fields.get(path)!r}" for path in differing)
+            why = "; ".join(f"{path} is {_told(known, path)} and {_told(fields, path)}" for path in differing)
             raise BenchError(
                 f"records of backbone {one.cell.backbone!r} can't stand in one table",
                 f"{first.file_name} and {one.file_name} differ: {why}",
-                "evaluate them again in the same way, or keep them in separate folders",
+                cure,
             )
 
     for one in records:
@@ -129,9 +134,14 @@ def refuse_mixtures(records: Sequence[Record]) -> None:
         # The values that a recipe expects say nothing about how a model was trained.
         config = {key: value for key, value in one.config.items() if key != "expected"}
         trained = {"cell.method": cell.method, **_flat(config, "config")}
-        agree((cell.backbone, "label", cell.label), one, trained)
+        agree((cell.backbone, "label", cell.label), one, trained, _TRAIN_ALIKE)
         sampling = one.sampling.model_dump(exclude={"noise_seed"})
         agree((cell.backbone, "sampling", cell.label, cell.steps), one, _flat(sampling, "sampling"))
+
+
+def _told(fields: Mapping[str, Any], path: str) -> str:
+    """A field's value as an error shows it; records of different versions may lack one another's settings."""
+    return repr(fields[path]) if path in fields else "absent"
 
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
@@ -155,7 +165,7 @@ def _row(records: Sequence[Record], metrics: Sequence[str]) -> Row:
         num_clips=first.eval_set.num_clips,
         seeds=tuple(one.cell.seed for one in records),
         scores={name: _mean(name, records) for name in metrics},
-        diagnostics={name: statistics.fmean(one.diagnostics[name] for one in records) for name in diagnostics},
+        diagnostics={name: over_seeds([one.diagnostics[name] for one in records]) for name in diagnostics},
         sample_seconds_per_clip=statistics.fmean(one.timing.sample_seconds_per_clip for one in records),
         training_iterations=statistics.fmean(one.training.iterations for one in records),
         generator_updates=statistics.fmean(one.training.updates.get("generator", 0) for one in records),

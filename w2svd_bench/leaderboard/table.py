@@ -12,6 +12,7 @@ from w2svd_bench.leaderboard.reported import Reported
 from w2svd_bench.leaderboard.rows import Mean, Row
 from w2svd_bench.leaderboard.ties import Ties
 from w2svd_bench.record import Direction, EvalSet
+from w2svd_bench.uncertainty import Spread
 
 DASH = "—"
 # The flag of a metric whose network has random weights, and what its name has behind it: as in metrics/base.py, which
@@ -122,7 +123,7 @@ def build(
             if name in stated:
                 one = stated[name].get((row.label, row.steps))
                 line.append(with_note(Entry(one.value), one.told) if one else Entry(DASH))
-        line += [Entry(number(row.diagnostics[name]) if name in row.diagnostics else DASH) for name in diagnostics]
+        line += [_diagnostic(row.diagnostics.get(name)) for name in diagnostics]
         costs = (row.training_iterations, row.generator_updates, row.network_evaluations, row.training_seconds)
         seconds = number(row.sample_seconds_per_clip) if row.sample_seconds_per_clip else DASH  # nothing was sampled
         peak = DASH if row.peak_memory_bytes is None else number(row.peak_memory_bytes / 1e9)
@@ -215,6 +216,15 @@ def _scores(rows: Sequence[Row], name: str, direction: Direction, ranked: bool, 
     return entries
 
 
+def _diagnostic(found: Spread | None) -> Entry:
+    """A diagnostic's mean, with its SD over seeds to the same digit; of one seed there is none."""
+    if found is None:
+        return Entry(DASH)
+    text = number(found.mean)
+    digits = len(text.partition(".")[2])
+    return Entry(text, "" if found.sd is None else f"{found.sd:.{digits}f}")
+
+
 def _remark(row: Row, metric: str, shared: Sequence[str]) -> str:
     """The footnote that a score needs: why it is missing; else how many clips it stands on if not all, why others have
     no value, and the flags that not all rows share.
@@ -259,6 +269,6 @@ def _caption(backbone: str, ours: EvalSet) -> str:
     return (
         f"Backbone {backbone}, eval set {ours.name}: n = {ours.num_clips} clips of {ours.frames} frames of "
         f"{ours.width}×{ours.height} at {ours.fps:g} frames a second, against {ours.reference}. "
-        "Behind ±: the SD over seeds, or the standard error where there is one seed. "
+        "Behind ±: the SD over seeds, or a score's standard error where there is one seed. "
         "Peak memory: of training. Bold and underlined: best and second at the same number of steps."
     )
