@@ -11,7 +11,6 @@ from typing import Any
 
 from w2svd_bench.errors import BenchError
 from w2svd_bench.record import Record, Score, SkippedScore, TrainingCost
-from w2svd_bench.uncertainty import Spread, over_seeds
 
 # What no generator can be expected to beat, in the order in which it is shown on top; never best. Real clips against
 # the reference clips are the noise floor of that reference, the teacher's against its own those of the teacher's.
@@ -20,10 +19,10 @@ REFERENCE_METHODS = ("real", "teacher")
 
 @dataclass(frozen=True)
 class Mean:
-    """A score over seeds: with two seeds or more the interval is their SD, with one the score's standard error.
+    """A number over seeds: with two seeds or more the interval is their SD, with one the score's standard error.
 
     Attributes:
-        interval: None where there is one seed, and its score has no standard error (it is of one prompt).
+        interval: None where there is one seed, and its number has no standard error (a diagnostic, or of one prompt).
         num_clips: clips of a seed; more than one entry where the seeds differ.
         flags: of all seeds, in order.
         invalid: over all seeds, how many clips have no value, by reason.
@@ -52,7 +51,7 @@ class Row:
     num_clips: int
     seeds: tuple[int, ...]
     scores: Mapping[str, Mean | str]
-    diagnostics: Mapping[str, Spread]
+    diagnostics: Mapping[str, Mean]
     sample_seconds_per_clip: float
     training_iterations: float
     generator_updates: float
@@ -165,7 +164,7 @@ def _row(records: Sequence[Record], metrics: Sequence[str]) -> Row:
         num_clips=first.eval_set.num_clips,
         seeds=tuple(one.cell.seed for one in records),
         scores={name: _mean(name, records) for name in metrics},
-        diagnostics={name: over_seeds([one.diagnostics[name] for one in records]) for name in diagnostics},
+        diagnostics={name: _reading(name, records) for name in diagnostics},
         sample_seconds_per_clip=statistics.fmean(one.timing.sample_seconds_per_clip for one in records),
         training_iterations=statistics.fmean(one.training.iterations for one in records),
         generator_updates=statistics.fmean(one.training.updates.get("generator", 0) for one in records),
@@ -178,6 +177,13 @@ def _row(records: Sequence[Record], metrics: Sequence[str]) -> Row:
 def _peak(trainings: Sequence[TrainingCost]) -> int | None:
     unknown = any(one.iterations and not one.peak_memory_bytes for one in trainings)
     return None if unknown else max(one.peak_memory_bytes for one in trainings)
+
+
+def _reading(name: str, records: Sequence[Record]) -> Mean:
+    """A diagnostic's mean over seeds, all of which have it."""
+    values = [one.diagnostics[name] for one in records]
+    clips = tuple(sorted({one.eval_set.num_clips for one in records}))
+    return Mean(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values), clips)
 
 
 def _mean(name: str, records: Sequence[Record]) -> Mean | str:

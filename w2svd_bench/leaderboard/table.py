@@ -12,7 +12,6 @@ from w2svd_bench.leaderboard.reported import Reported
 from w2svd_bench.leaderboard.rows import Mean, Row
 from w2svd_bench.leaderboard.ties import Ties
 from w2svd_bench.record import Direction, EvalSet
-from w2svd_bench.uncertainty import Spread
 
 DASH = "—"
 # The flag of a metric whose network has random weights, and what its name has behind it: as in metrics/base.py, which
@@ -216,13 +215,13 @@ def _scores(rows: Sequence[Row], name: str, direction: Direction, ranked: bool, 
     return entries
 
 
-def _diagnostic(found: Spread | None) -> Entry:
+def _diagnostic(found: Mean | None) -> Entry:
     """A diagnostic's mean, with its SD over seeds to the same digit; of one seed there is none."""
     if found is None:
         return Entry(DASH)
-    text = number(found.mean)
+    text = number(found.value)
     digits = len(text.partition(".")[2])
-    return Entry(text, "" if found.sd is None else f"{found.sd:.{digits}f}")
+    return Entry(text, "" if found.interval is None else f"{found.interval:.{digits}f}")
 
 
 def _remark(row: Row, metric: str, shared: Sequence[str]) -> str:
