@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from w2svd_bench.cli.boards import BEGIN, END, with_block
-from w2svd_bench.cli.plans import PROFILES, plans_of
+from w2svd_bench.cli.plans import PROFILES, plans_of, read_plan
 from w2svd_bench.cli.training import resolve_recipe
 from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard.board import Leaderboard
@@ -110,28 +110,52 @@ def _whole(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def test_the_tuning_page_says_what_its_records_say() -> None:
     page = (ROOT / "docs" / "tuning.md").read_text()
-    scores: dict[str, dict[int, tuple[float, float]]] = {}
-    for record in read_records(ROOT / "results" / "mini-tuning"):
+    for folder, plan, budget in (("mini-tuning", "tuning", 6), ("mini-tuning-edges", "tuning-edges", 4)):
+        scores = _scores(folder)
+        assert set(scores) == {run.label for run in read_plan(ROOT / "docs" / f"{plan}.yaml").runs}
+        winners = _winners(scores)
+        for method in winners:
+            assert sum(label.startswith(method) for label in scores) == budget  # the same for each
+        for label, by_steps in scores.items():
+            name = f"**{label}**" if label in winners.values() else label
+            (fid1, fvd1), (fid4, fvd4) = by_steps[1], by_steps[4]
+            row = f"| {name} | {fid1:.1f} / {fvd1:.1f} | {fid4:.1f} / {fvd4:.1f} | {_mean_log(by_steps):.3f} |"
+            assert row in page
+
+
+def test_recipes_are_the_best_runs_of_the_first_round() -> None:
+    for method, winner in _winners(_scores("mini-tuning")).items():
+        shipped, tuned, control = (
+            {canonical_hash(_whole(method, r.config["settings"])) for r in _records(folder) if r.cell.label == label}
+            for folder, label in (
+                ("mini", method), ("mini-tuning", winner), ("mini-tuning-edges", f"{method}-recipe")
+            )
+        )  # fmt: skip
+        assert len(shipped) == 1
+        assert shipped == tuned == control, f"{method}'s recipe is not its best run"
+
+
+Scores = dict[str, dict[int, tuple[float, float]]]  # fid[mini] and fvd[mini] by label and steps
+
+
+def _scores(folder: str) -> Scores:
+    scores: Scores = {}
+    for record in _records(folder):
         if record.cell.method not in ("real", "teacher"):
             fid, fvd = (record.metrics[name].value for name in ("fid[mini]", "fvd[mini]"))  # type: ignore[union-attr]
             scores.setdefault(record.cell.label, {})[record.cell.steps] = (fid, fvd)
-    assert len(scores) == 18
-    mean_log = {label: sum(math.log(v) for pair in s.values() for v in pair) / 4 for label, s in scores.items()}
-    for method in ("lcm", "dmd", "w2svd"):
-        labels = [label for label in scores if label.startswith(method)]
-        assert len(labels) == 6  # the same budget for each
-        winner = min(labels, key=mean_log.__getitem__)
-        for label in labels:
-            (fid1, fvd1), (fid4, fvd4) = scores[label][1], scores[label][4]
-            name = f"**{label}**" if label == winner else label
-            row = f"| {name} | {fid1:.1f} / {fvd1:.1f} | {fid4:.1f} / {fvd4:.1f} | {mean_log[label]:.3f} |"
-            assert row in page
-        shipped, tuned = (
-            {canonical_hash(_whole(method, r.config["settings"])) for r in _records(folder) if r.cell.label == label}
-            for folder, label in (("mini", method), ("mini-tuning", winner))
-        )
-        assert len(shipped) == 1
-        assert shipped == tuned, f"{method}'s recipe is not its best run"
+    return scores
+
+
+def _mean_log(by_steps: Mapping[int, tuple[float, float]]) -> float:
+    return sum(math.log(value) for pair in by_steps.values() for value in pair) / 4
+
+
+def _winners(scores: Scores) -> dict[str, str]:
+    """The best label of each method, by the rule that the plans state."""
+    methods = ("lcm", "dmd", "w2svd")
+    ours = {method: [label for label in scores if label.startswith(method)] for method in methods}
+    return {method: min(labels, key=lambda label: _mean_log(scores[label])) for method, labels in ours.items()}
 
 
 def _records(folder: str) -> list[Record]:
