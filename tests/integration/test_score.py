@@ -24,6 +24,7 @@ from w2svd_bench.metrics.base import Features, Score
 from w2svd_bench.metrics.mini import MiniFid, MiniFvd
 
 import score_kit as kit
+import stand_ins_inception
 
 Command = Callable[..., Any]
 known_metrics, score = kit.known_metrics, kit.score  # fixtures
@@ -230,15 +231,16 @@ def test_statistics_are_written_and_read(tmp_path: Path, score: Command, refused
 @pytest.mark.slow
 def test_statistics_are_those_of_pytorch_fid(tmp_path: Path, score: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """From files to mean and covariance, with the same random weights in the real format."""
-    from pytorch_fid import fid_score, inception
+    from pytorch_fid import fid_score
+    from pytorch_fid.inception import FID_WEIGHTS_URL, InceptionV3
 
     from w2svd_bench.metrics.weights import install_stand_in
 
-    content = inception()
+    content = stand_ins_inception.inception()
     monkeypatch.setenv("W2SVD_BENCH_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     install_stand_in("inception-pytorchfid", content)
-    place = tmp_path / "torch" / "hub" / "checkpoints" / inception.FID_WEIGHTS_URL.rpartition("/")[2]
+    place = tmp_path / "torch" / "hub" / "checkpoints" / FID_WEIGHTS_URL.rpartition("/")[2]
     place.parent.mkdir(parents=True)
     place.write_bytes(content)
     ours, theirs = (kit.pictures(tmp_path / name, 8, first, (72, 96)) for name, first in (("ours", 0), ("theirs", 50)))
@@ -246,7 +248,7 @@ def test_statistics_are_those_of_pytorch_fid(tmp_path: Path, score: Command, mon
     score("--generated", ours, "--reference", theirs, "--metrics", "fid", "--export-stats", file)
     files = sorted(theirs.iterdir())
     mean, covariance = fid_score.calculate_activation_statistics(
-        files, inception.InceptionV3([3]).eval(), batch_size=4, num_workers=0
+        files, InceptionV3([3]).eval(), batch_size=4, num_workers=0
     )
     with np.load(file, allow_pickle=False) as stored:
         scale = np.abs(covariance).max()
