@@ -79,10 +79,11 @@ def test_runs_of_another_recipes_numbers_and_methods_without_a_recipe_are_left_o
     assert "bare" not in {run.label for plan in plans_of(PROFILES["quick"], "mini") for run in plan.runs}
 
 
-def test_the_tuning_pages_command_is_one_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tuning_pages_commands_are_such_that_run(capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(__file__).resolve().parents[2]
     page = (root / "docs" / "tuning.md").read_text()
-    (line,) = (line for line in page.splitlines() if line.startswith("w2svd-bench reproduce"))
-    arguments = [part.replace("docs/", f"{root}/docs/") for part in line.split()[1:]]
-    assert run([*arguments, "--dry-run"]) == 0
-    assert capsys.readouterr().out.count("w2svd-bench train") == 18
+    lines = [line for line in page.splitlines() if line.startswith("w2svd-bench reproduce")]
+    for line, runs in zip(lines, (18, 12), strict=True):
+        arguments = [part.replace("docs/", f"{root}/docs/") for part in line.split()[1:]]
+        assert run([*arguments, "--dry-run"]) == 0
+        assert capsys.readouterr().out.count("w2svd-bench train") == runs
