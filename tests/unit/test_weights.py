@@ -7,6 +7,8 @@ import json
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -224,6 +226,42 @@ def test_a_note_about_one_file_says_nothing_of_another(folder: Path) -> None:
     install_stand_in("pinned", b"random")
     put(folder / "other.pt", b"random")
     assert "bytes instead of" in refused("other").why
+
+
+def test_notes_of_several_processes_are_all_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [f"trusted{number}" for number in range(8)]
+    for id in ids:
+        known = weight(id, None)
+        monkeypatch.setitem(WEIGHTS, id, known)
+        put(folder / known.file, CONTENT + id.encode())
+    read = module._ledger
+
+    def slowly(name: str) -> dict[str, Any]:
+        found = read(name)
+        time.sleep(0.02)  # between reading and writing: the others come in here
+        return found
+
+    monkeypatch.setattr(module, "_ledger", slowly)
+    with ThreadPoolExecutor(len(ids)) as pool:
+        assert {found.standing for found in pool.map(find, ids)} == {"trusted on first use"}
+        list(pool.map(lambda id: install_stand_in(id, CONTENT), ("pinned", "other")))
+    assert sorted(read(module.FIRST_USE)) == ids
+    assert sorted(read(module.STAND_INS)) == ["other", "pinned"]
+
+
+def test_of_two_first_uses_one_is_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that look at one file while it is being replaced: the second must not overwrite the note."""
+    path = put(folder / "trusted.pt")
+    amend = module._amend
+
+    def beaten(name: str, change: Any) -> dict[str, Any]:
+        amend(name, lambda noted: {**noted, "trusted": {"sha256": "0" * 64, "size": 1, "time_utc": "earlier"}})
+        return amend(name, change)
+
+    monkeypatch.setattr(module, "_amend", beaten)
+    assert "changed since" in refused("trusted").what
+    assert json.loads((folder / module.FIRST_USE).read_text())["trusted"]["time_utc"] == "earlier"
+    assert path.is_file()
 
 
 def test_a_file_is_hashed_once_until_it_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

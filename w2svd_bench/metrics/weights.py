@@ -12,11 +12,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+
+import filelock
 
 from w2svd_bench.errors import BenchError, unknown_name
 from w2svd_bench.folders import cache_folder
@@ -126,8 +128,7 @@ def install_stand_in(id: str, source: Path | bytes) -> Found:
     weight = named(id)
     content = source if isinstance(source, bytes) else source.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
-    stand_ins = _ledger(STAND_INS)
-    noted = stand_ins.get(id, [])
+    noted = _ledger(STAND_INS).get(id, [])
     path = place(weight)
     if path.is_file() and _digest(path) not in noted:
         raise BenchError(
@@ -137,7 +138,7 @@ def install_stand_in(id: str, source: Path | bytes) -> Found:
         )
     # Noted first: there is no moment at which the file is there and not known for what it is.
     if sha256 not in noted:
-        _write_ledger(STAND_INS, stand_ins | {id: [*noted, sha256]})
+        _amend(STAND_INS, lambda known: known | {id: [*known.get(id, []), sha256]})
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -208,13 +209,13 @@ def _examined(weight: Weight, path: Path) -> Found:
 
 def _trusted(weight: Weight, path: Path, sha256: str) -> Found:
     """A file that nobody states a hash of: right if it is the one that was used first, which may be now."""
-    first_uses = _ledger(FIRST_USE)
-    first = first_uses.get(weight.id)
+    first = _ledger(FIRST_USE).get(weight.id)
     if first is None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         entry = {"sha256": sha256, "size": path.stat().st_size, "time_utc": now}
-        _write_ledger(FIRST_USE, first_uses | {weight.id: entry})
-    elif first["sha256"] != sha256:
+        # Another process may have been first since: then its note stands.
+        first = _amend(FIRST_USE, lambda known: {weight.id: entry} | known)[weight.id]
+    if first["sha256"] != sha256:
         raise BenchError(
             f"the weights {weight.id} have changed since they were first used: {path}",
             f"their sha256 is {sha256}; it was {first['sha256']} on {first['time_utc']}",
@@ -246,13 +247,18 @@ def _ledger(name: str) -> dict[str, Any]:
     return found
 
 
-def _write_ledger(name: str, entries: Mapping[str, Any]) -> None:
+def _amend(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Writes what ``change`` makes of a ledger's entries and returns it; one process at a time: no note is lost."""
     path = weights_folder() / name
     try:
-        write_atomically(path, json.dumps(entries, indent=2, sort_keys=True) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_name(f".{name}.lock")):
+            changed = change(_ledger(name))
+            write_atomically(path, json.dumps(changed, indent=2, sort_keys=True) + "\n")
     except OSError as error:
         why = f"{error}; it says which files are trusted, and which are stand-ins"
         raise BenchError(f"{path} can't be written", why, "make the folder writable, or use a copy of it") from error
+    return changed
 
 
 def _missing(weight: Weight) -> BenchError:
