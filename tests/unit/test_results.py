@@ -6,12 +6,14 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from w2svd_bench.cli.app import app
 from w2svd_bench.cli.boards import BEGIN, END, with_block
 from w2svd_bench.cli.plans import PROFILES, plans_of, read_plan
 from w2svd_bench.cli.training import resolve_recipe
@@ -77,7 +79,7 @@ def test_records_can_be_published(folder: Path) -> None:
 
 
 def test_the_claims_are_judged_by_the_records() -> None:
-    """But for what `plan` answers, which takes torch and is tested apart, claims.json is a function of records."""
+    """But for what `plan` answers, which takes torch and 20 s (below, slow), claims.json is a function of records."""
     records = [
         *_records("mini"),
         *(one for one in _records("mini-stress") if one.cell.method not in ("real", "teacher")),
@@ -100,6 +102,19 @@ def test_the_report_is_rendered_from_its_folder(name: str, tmp_path: Path) -> No
     page, plots = write_report(records, folder, reported_of({one.cell.method for one in records}))
     for path in (page, *plots):
         assert path.read_bytes() == (ROOT / "results" / name / path.relative_to(folder)).read_bytes(), path.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("mini", "mini-stress"), ("mini-hard",)], ids="+".join)
+def test_the_verdicts_are_written_from_their_folders(names: Sequence[str], tmp_path: Path) -> None:
+    """All of them, memory included: what `plan` answers is arithmetic, and the same on every machine."""
+    for name in names:
+        shutil.copytree(ROOT / "results" / name, tmp_path / name)
+    done = CliRunner().invoke(app, ["claims", *(str(tmp_path / name) for name in names), "--write"])
+    assert done.exit_code == 0, done.output
+    for file in ("claims.json", "claims.md"):
+        shipped = ROOT / "results" / names[0] / file
+        assert (tmp_path / names[0] / file).read_bytes() == shipped.read_bytes(), "make results"
 
 
 def _whole(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
