@@ -134,8 +134,10 @@ class EvalSet(_Part):
 class TrainingCost(_Part):
     """What training took; ``network_evaluations`` are forward passes of one sample, those without gradient included.
 
-    ``device`` is what it ran on, empty in records older than that field: peaks compare on like devices only. ``health``
-    says how a run with a fake fared: see `train.health.Health`. It is empty for others.
+    ``device`` is what it ran on: peaks compare on like devices only. ``data`` is what it was trained on, by name, and
+    ``backbone_sha256`` of the teacher, codec and text encoders that it was trained with; ``code`` is the version and
+    commit of this package that trained. These are empty in records older than the field. ``health`` says how a run with
+    a fake fared: see `train.health.Health`. It is empty for others.
     """
 
     iterations: Count = 0
@@ -144,6 +146,9 @@ class TrainingCost(_Part):
     seconds: Seconds = 0.0
     peak_memory_bytes: Count = 0
     device: str = ""
+    data: str = ""
+    backbone_sha256: str = ""
+    code: dict[str, Any] = Field(default_factory=dict)
     health: dict[str, float | int | None] = Field(default_factory=dict)
 
 
@@ -206,14 +211,18 @@ def provenance(device: str) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue  # an optional package that is not installed moved no number
     return {
-        "w2svd_bench": __version__,
-        "git": _git(Path(__file__).resolve().parent),
+        **code(),
         "python": platform.python_version(),
         "packages": versions,
         "platform": platform.platform(),
         "device": device,
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def code() -> dict[str, Any]:
+    """The version of this package, and the commit that holds it (None outside of its repository)."""
+    return {"w2svd_bench": __version__, "git": _git(Path(__file__).resolve().parent)}
 
 
 def write_record(record: Record, folder: Path) -> Path:
@@ -246,7 +255,10 @@ def read_records(folder: Path) -> list[Record]:
     """
     found: dict[str, tuple[Path, Record]] = {}
     for path in record_paths(folder):
-        record = _read(path)
+        try:
+            record = read_record(path)
+        except FileNotFoundError:
+            continue  # another process has set it aside since the folder was listed
         if record.cell.id in found:
             raise BenchError(
                 f"cell {record.cell.id} has two records",
@@ -268,7 +280,13 @@ def record_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("**/records/*.json")) or sorted(folder.glob("*.json"))
 
 
-def _read(path: Path) -> Record:
+def read_record(path: Path) -> Record:
+    """The record that a file holds.
+
+    Raises:
+        BenchError: it is damaged, no record, or one of another schema.
+        FileNotFoundError: it is not there.
+    """
     what, cure = f"{path} is not a record", "remove it, or evaluate its cell again"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

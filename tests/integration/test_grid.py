@@ -194,6 +194,53 @@ def test_records_of_older_weights_are_set_aside(cli: Command, tiny: Tiny, copied
     assert len(copied.records) == 18
 
 
+def test_records_of_older_weights_are_set_aside_at_all_steps(cli: Command, tiny: Tiny, copied: Evaluated) -> None:
+    """Evaluated at one number of steps only: those of the others are of a generator that is no more."""
+    shutil.rmtree(copied.out / "mini" / "lcm")
+    assert cli("train", "--method", "lcm", *tiny("training.iterations=3"), "--out", copied.out).status == 0
+    assert cli("eval", "--steps", "1", "--methods", "lcm", *CLIPS, "--out", copied.out).status == 0
+    assert [steps for label, steps in copied.records if label == "lcm"] == [1]
+    assert len(list((copied.out / RESULTS / "records" / "superseded").glob("*.json"))) == 3
+
+
+def test_what_was_sampled_otherwise_is_evaluated_again(cli: Command, copied: Evaluated) -> None:
+    """The teacher's weights are the same at any shift, the clips are not."""
+    for shift in (7.0, 5.0):
+        shutil.rmtree(copied.out / "mini" / "euler")
+        arguments = ["--set", f"shift={shift}", "--device", "cpu", "--out", copied.out]
+        assert cli("train", "--method", "euler", *arguments).status == 0
+        old = copied.records["euler", 4]
+        assert cli("eval", "--steps", "4", "--methods", "euler", *CLIPS, "--out", copied.out).status == 0
+        new = copied.records["euler", 4]
+        assert new.sampling.shift == shift and new.config["shift"] == shift and new.metrics != old.metrics
+    before = stamps(copied.out / RESULTS)
+    assert cli("eval", "--steps", "4", "--methods", "euler", *CLIPS, "--out", copied.out).status == 0
+    assert stamps(copied.out / RESULTS) == before
+    aside = [json.loads(path.read_text()) for path in (copied.out / RESULTS / "records" / "superseded").glob("*.json")]
+    assert sorted(one["sampling"]["shift"] for one in aside) == [3.0, 3.0, 3.0, 7.0], "at 1, 4 and 28 steps, and at 4"
+
+
+def test_what_is_set_aside_twice_is_kept_twice(cli: Command, copied: Evaluated) -> None:
+    """The same cell, by older metrics each time: its file has one name."""
+    path = copied.out / RESULTS / "records" / copied.records["euler", 4].file_name
+    for value in (-1.0, -2.0):
+        data = json.loads(path.read_text())
+        data["metrics"]["fid[mini]"] |= {"id": "another metric", "value": value}
+        path.write_text(json.dumps(data))
+        assert cli("eval", "--steps", "4", "--methods", "euler", *CLIPS, "--out", copied.out).status == 0
+    aside = [json.loads(one.read_text()) for one in (path.parent / "superseded").glob("*.json")]
+    assert sorted(one["metrics"]["fid[mini]"]["value"] for one in aside) == [-2.0, -1.0]
+
+
+def test_a_record_says_what_its_run_was_trained_on(grid: Evaluated) -> None:
+    for (label, steps), one in grid.records.items():
+        if label in (*TRAINED, "euler"):
+            run = Run.load(grid.out / "mini" / label / "seed0")
+            assert one.training.backbone_sha256 == run.backbone_sha256 != "", (label, steps)
+            assert one.training.data == run.data and bool(run.data) == (label != "euler")
+            assert one.training.code == run.code and run.code["w2svd_bench"]
+
+
 def test_another_eval_set_has_a_folder_of_its_own(cli: Command, copied: Evaluated) -> None:
     arguments = ["--methods", "euler", "--clips", "8", "--split", "validation", "--device", "cpu"]
     before = stamps(copied.out / RESULTS)

@@ -15,7 +15,7 @@ from PIL import Image
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.data.portraits import clips
 from w2svd_bench.errors import BenchError
-from w2svd_bench.evaluate.cell import cell_of, evaluate, evaluate_floor, floor_cell
+from w2svd_bench.evaluate.cell import evaluate, evaluate_floor, floor_identity, identity
 from w2svd_bench.evaluate.evalset import PortraitSet, shares
 from w2svd_bench.evaluate.pictures import contact_sheet, read_picture, write_video
 from w2svd_bench.evaluate.references import Reference, real_reference
@@ -116,7 +116,7 @@ def test_the_prompt_decides_what_is_drawn(subject: Subject) -> None:
 def test_a_cell_is_scored_and_its_record_survives_the_disk(subject: Subject, bench: Bench, tmp_path: Path) -> None:
     steps: list[int] = []
     record = evaluate(subject, 2, bench, lambda done, total: steps.append(done))
-    assert record.cell == cell_of(subject, 2, bench.eval_set) and steps == [16]
+    assert identity(subject, 2, bench.eval_set).is_of(record) and steps == [16]
     assert (record.sampling.sampler, record.sampling.nfe, len(record.sampling.levels)) == ("ode", 2, 3)
     assert set(record.metrics) == {"fid[mini]", "fvd[mini]"}
     for score in record.metrics.values():
@@ -160,8 +160,8 @@ def test_one_broken_clip_is_enough(subject: Subject, bench: Bench, monkeypatch: 
 def test_real_clips_set_the_floor(subject: Subject, bench: Bench) -> None:
     """Raw clips score best; a teacher of one step scores worse than both rows, by far."""
     raw, coded = (evaluate_floor(subject.backbone, bench, kind) for kind in ("raw", "codec"))
-    assert raw.cell == floor_cell(subject.backbone, bench.eval_set, "raw") and raw.cell.method == "real"
-    assert coded.cell == floor_cell(subject.backbone, bench.eval_set, "codec") and coded.cell.label != raw.cell.label
+    assert floor_identity(subject.backbone, bench.eval_set, "raw").is_of(raw) and raw.cell.method == "real"
+    assert floor_identity(subject.backbone, bench.eval_set, "codec").is_of(coded) and coded.cell.label != raw.cell.label
     assert raw.cell.checkpoint_sha256 == "" and coded.cell.checkpoint_sha256 == subject.backbone.latents_sha256
     blurred = evaluate(subject, 1, bench, quiet)
     for name in ("fid[mini]", "fvd[mini]"):

@@ -187,16 +187,20 @@ def test_reference_rows_have_no_steps_and_costs() -> None:
         (make("a", steps=1, config={"settings": {"alpha": 0.3}}), "config.settings.alpha is 0.3 and 0.5"),
         (make("a", seed=1, config={"settings": {"alpha": 0.5, "gt": 1}}), "config.settings.gt is absent and 1"),
         (make("a", seed=1, cell={"method": "b", "seed": 1}), "cell.method is 'a' and 'b'"),
+        (make("a", seed=1, training={"data": "theirs"}), "training.data is 'ours' and 'theirs'"),
+        (make("b", training={"backbone_sha256": "00"}), "training.backbone_sha256 is 'ff' and '00'"),
+        (make("a", steps=1, cell={"checkpoint_sha256": "99", "steps": 1}), "cell.checkpoint_sha256"),
+        (make("a", steps=1, training={"seconds": 3401.0}), "training.seconds is"),
     ],
 )
 def test_mixtures_are_refused(other: Record, field: str) -> None:
-    first = make("a")
+    first = make("a", training={"data": "ours", "backbone_sha256": "ff"})
     for records in ([first, other], [other, first]):
         with pytest.raises(BenchError, match="can't stand in one table") as caught:
             Leaderboard.from_records(records)
         assert field in caught.value.why
         assert first.file_name in caught.value.why and other.file_name in caught.value.why
-        assert ("by one recipe" in caught.value.cure) == field.startswith(("config", "cell.method"))
+        assert ("by one recipe" in caught.value.cure) == field.startswith(("config", "cell.method", "training.data"))
 
 
 def test_a_skipped_score_hides_no_mixture() -> None:
@@ -211,6 +215,9 @@ def test_what_may_differ() -> None:
     records.append(make("a", cell={"backbone": "big"}, eval_set={"num_clips": 16}))
     records.append(make("b", config={"settings": {"alpha": 0.1}}, sampling={"guidance": 6.0}))
     assert len(Leaderboard.from_records(records).rows) == 4
+    told = make("a", training={"data": "ours", "backbone_sha256": "ff"})
+    untold = make("a", seed=1, cell={"checkpoint_sha256": "99", "seed": 1}, training={"seconds": 3401.0})
+    assert len(Leaderboard.from_records([told, untold, make("b", training={"data": "theirs"})]).rows) == 2
 
 
 def test_duplicates_are_refused() -> None:

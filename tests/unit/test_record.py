@@ -78,6 +78,9 @@ DATA: dict[str, Any] = {
         "seconds": 144.0,
         "peak_memory_bytes": 0,
         "device": "",
+        "data": "",
+        "backbone_sha256": "",
+        "code": {},
         "health": {},
     },
     "timing": {"sample_seconds_per_clip": 0.01, "decode_seconds_per_clip": 0.002, "wall_seconds": 9.5},
@@ -218,6 +221,17 @@ def test_one_cell_in_two_folders(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="has two records") as caught:
         read_records(tmp_path)
     assert str(Path("one", "records")) in caught.value.why and str(Path("two", "records")) in caught.value.why
+
+
+def test_a_record_that_goes_while_the_folder_is_read_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two evaluations of one folder: the other one sets a record aside between listing and reading."""
+    gone, kept = (write_record(make(seed=seed), tmp_path / "records") for seed in (1, 2))
+    listed = record_module.record_paths(tmp_path)
+    gone.unlink()
+    monkeypatch.setattr("w2svd_bench.record.record_paths", lambda folder: listed)
+    assert [one.file_name for one in read_records(tmp_path)] == [kept.name]
 
 
 def test_canonical_hash() -> None:

@@ -131,6 +131,7 @@ def _train(job: Job, world: World) -> None:
     from w2svd_bench.backbones.base import Backbone
     from w2svd_bench.plan.foresee import decided, foresee
     from w2svd_bench.plan.table import summary
+    from w2svd_bench.record import code
     from w2svd_bench.train.health import told
     from w2svd_bench.train.loop import train as train_run
     from w2svd_bench.train.run import Run, run_folder
@@ -150,6 +151,7 @@ def _train(job: Job, world: World) -> None:
             config=recipe.model_dump(mode="json"),
             backbone_sha256=backbone.sha256,
             plugin=str(job.plugin) if job.plugin else None,
+            code=code(),
             data=clips.name if clips is not None else "",
         )
         name = f"training {job.label} seed {job.seed}"

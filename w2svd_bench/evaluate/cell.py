@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from w2svd_bench.backbones.base import Backbone
+from w2svd_bench.backbones.locate import Side
 from w2svd_bench.errors import UnsupportedSteps
 from w2svd_bench.evaluate.evalset import ClipSet, Progress, RealFloor
 from w2svd_bench.evaluate.origin import real_key, run_key, teacher_key
@@ -24,10 +26,23 @@ from w2svd_bench.types import Cond
 Watch = Callable[[Sampled], None]
 
 
-def cell_of(subject: Subject, steps: int, eval_set: ClipSet) -> Cell:
-    """The cell that a run has at a number of steps."""
-    run = subject.run
-    return Cell(
+@dataclass(frozen=True)
+class Identity:
+    """What a record says before anything is measured; one that says something else is of other clips."""
+
+    cell: Cell
+    sampling: Sampling
+    config: dict[str, Any]
+
+    def is_of(self, record: Record) -> bool:
+        """Whether a record is of the clips that would be made now."""
+        return (record.cell, record.sampling, record.config) == (self.cell, self.sampling, self.config)
+
+
+def identity(subject: Subject, steps: int, eval_set: ClipSet) -> Identity:
+    """That of a run at a number of steps; where its method refuses these, its sampling is a plain one."""
+    run, side = subject.run, subject.backbone.side
+    cell = Cell(
         backbone=run.backbone,
         method=run.method,
         label=run.label,
@@ -35,6 +50,22 @@ def cell_of(subject: Subject, steps: int, eval_set: ClipSet) -> Cell:
         steps=steps,
         seed=run.seed,
         eval_set=eval_set.name,
+    )
+    try:
+        sampler = subject.method.sampler(steps)
+    except UnsupportedSteps:
+        sampler = Sampler("ode", tuple([1.0] * steps + [0.0]))
+    return Identity(cell, _sampling(sampler, side, run.seed), run.config)
+
+
+def _sampling(sampler: Sampler, side: Side, seed: int) -> Sampling:
+    return Sampling(
+        sampler=sampler.kind,
+        nfe=sampler.nfe,
+        guidance=side.guidance,
+        shift=side.shift,
+        levels=sampler.levels,
+        noise_seed=seed,
     )
 
 
@@ -53,9 +84,8 @@ def evaluate(
     try:
         sampler = subject.method.sampler(steps)
     except UnsupportedSteps as error:
-        nothing = Sampler("ode", tuple([1.0] * steps + [0.0]))
         scores = bench.skipped(error.what + ": " + error.why)
-        return _record(subject, steps, nothing, bench, scores, {}, (0.0, 0.0), start)
+        return _record(subject, steps, bench, scores, {}, (0.0, 0.0), start)
 
     def made(batches: Sequence[range]) -> Iterator[Sampled]:
         def conditioning(indices: Sequence[int]) -> Cond:
@@ -71,31 +101,23 @@ def evaluate(
         scores = bench.skipped(
             f"{clips.broken} of {len(bench.eval_set.prompts)} clips hold numbers that are not finite"
         )
-        return _record(subject, steps, sampler, bench, scores, {}, clips.seconds, start)
-    return _record(subject, steps, sampler, bench, clips.scores(), clips.diagnostics(), clips.seconds, start)
+        return _record(subject, steps, bench, scores, {}, clips.seconds, start)
+    return _record(subject, steps, bench, clips.scores(), clips.diagnostics(), clips.seconds, start)
 
 
 def _record(
     subject: Subject,
     steps: int,
-    sampler: Sampler,
     bench: Bench,
     scores: dict[str, Any],
     readings: dict[str, float],
     seconds: tuple[float, float],
     start: float,
 ) -> Record:
-    run, side = subject.run, subject.backbone.side
+    run, about = subject.run, identity(subject, steps, bench.eval_set)
     return Record(
-        cell=cell_of(subject, steps, bench.eval_set),
-        sampling=Sampling(
-            sampler=sampler.kind,
-            nfe=sampler.nfe,
-            guidance=side.guidance,
-            shift=side.shift,
-            levels=sampler.levels,
-            noise_seed=run.seed,
-        ),
+        cell=about.cell,
+        sampling=about.sampling,
         metrics=scores,
         diagnostics=readings,
         eval_set=bench.eval_set.describe(),
@@ -106,6 +128,9 @@ def _record(
             seconds=run.seconds,
             peak_memory_bytes=run.peak_memory_bytes,
             device=run.device,
+            data=run.data,
+            backbone_sha256=run.backbone_sha256,
+            code=run.code,
             health=run.health,
         ),
         timing=Timing(
@@ -113,7 +138,7 @@ def _record(
             decode_seconds_per_clip=seconds[1],
             wall_seconds=time.perf_counter() - start,
         ),
-        config=run.config,
+        config=about.config,
         provenance=bench.provenance,
     )
 
@@ -126,14 +151,14 @@ _LABELS: dict[Floor, str] = {
 }
 
 
-def floor_cell(backbone: Backbone, eval_set: ClipSet, kind: Floor) -> Cell:
-    """The cell of a row that no generator can be expected to beat.
+def floor_identity(backbone: Backbone, eval_set: ClipSet, kind: Floor) -> Identity:
+    """That of a row that no generator can be expected to beat.
 
     ``raw`` are the real clips of the set's own prompts, ``codec`` the same encoded and decoded, and ``teacher`` the
     teacher's clips with other noise than those that it is a reference with.
     """
     weights = {"raw": "", "codec": backbone.latents_sha256, "teacher": backbone.teacher_sha256}
-    return Cell(
+    cell = Cell(
         backbone=backbone.name,
         method="teacher" if kind == "teacher" else "real",
         label=_LABELS[kind],
@@ -142,12 +167,17 @@ def floor_cell(backbone: Backbone, eval_set: ClipSet, kind: Floor) -> Cell:
         seed=0,
         eval_set=eval_set.name,
     )
+    side = backbone.side
+    if kind == "teacher":
+        return Identity(cell, _sampling(teacher_sampler(backbone), side, 0), {})
+    none = Sampling(sampler="none", nfe=0, guidance=0.0, shift=side.shift, levels=(), noise_seed=0)
+    return Identity(cell, none, {})
 
 
 def evaluate_floor(
     backbone: Backbone, bench: Bench, kind: Floor, progress: Progress = lambda done, total: None
 ) -> Record:
-    """The record of one of the rows of `floor_cell`."""
+    """The record of one of the rows of `floor_identity`."""
     start, eval_set, side = time.perf_counter(), bench.eval_set, backbone.side
 
     def real(indices: Sequence[int]) -> Sampled:
@@ -167,35 +197,25 @@ def evaluate_floor(
             return teacher_clips(eval_set, backbone, batches, seed=0)
         return map(real, batches)
 
-    sampler = teacher_sampler(backbone)
-    sampling = Sampling(sampler="none", nfe=0, guidance=0.0, shift=side.shift, levels=(), noise_seed=0)
     if kind == "teacher":
-        key = teacher_key(backbone, sampler, eval_set, 0, bench.batch)
-        sampling = Sampling(
-            sampler=sampler.kind,
-            nfe=sampler.nfe,
-            guidance=side.guidance,
-            shift=side.shift,
-            levels=sampler.levels,
-            noise_seed=0,
-        )
+        key = teacher_key(backbone, teacher_sampler(backbone), eval_set, 0, bench.batch)
     else:
         key = real_key(backbone, eval_set, kind == "codec", bench.batch)
     clips = bench.clips(made, progress, ClipLog(key), given=side.task == "i2v")
-    broken = clips.why_broken
+    broken, about = clips.why_broken, floor_identity(backbone, eval_set, kind)
     return Record(
-        cell=floor_cell(backbone, eval_set, kind),
-        sampling=sampling,
+        cell=about.cell,
+        sampling=about.sampling,
         metrics=bench.skipped(broken) if broken else clips.scores(),
         diagnostics={} if broken else clips.diagnostics(),
         eval_set=eval_set.describe(),
-        training=TrainingCost(),
+        training=TrainingCost(backbone_sha256=backbone.sha256),
         timing=Timing(
             sample_seconds_per_clip=clips.seconds[0],
             decode_seconds_per_clip=clips.seconds[1],
             wall_seconds=time.perf_counter() - start,
         ),
-        config={},
+        config=about.config,
         provenance=bench.provenance,
     )
 

@@ -6,6 +6,7 @@ Several processes make one grid together: the leading one decides what is to be 
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import numpy as np
 
 from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.errors import BenchError, UnsupportedSteps
-from w2svd_bench.evaluate.cell import Floor, cell_of, evaluate, evaluate_floor, floor_cell, record_path
+from w2svd_bench.evaluate.cell import Floor, Identity, evaluate, evaluate_floor, floor_identity, identity, record_path
 from w2svd_bench.evaluate.evalset import ClipSet
 from w2svd_bench.evaluate.pictures import contact_sheet
 from w2svd_bench.evaluate.references import real_reference, teacher_reference
@@ -26,7 +27,7 @@ from w2svd_bench.evaluate.store import FeatureStore
 from w2svd_bench.metrics.base import ClipMetric, CorpusMetric, Metric
 from w2svd_bench.metrics.diagnostics import Reader
 from w2svd_bench.metrics.mini_nets import SIZE
-from w2svd_bench.record import Cell, EvalSet, Record, Score, SkippedScore, read_records, write_record
+from w2svd_bench.record import EvalSet, Record, Score, SkippedScore, read_record, read_records, write_record
 from w2svd_bench.registry import METRICS
 from w2svd_bench.train.run import Run
 from w2svd_bench.types import Cond
@@ -107,12 +108,12 @@ class Grid:
         """The rows of real clips, and of the teacher against itself."""
         kinds: list[Floor] = [*self.eval_set.floors]
         for kind in [*kinds, "teacher"] if self.bench.teacher is not None else kinds:
-            cell = floor_cell(self.backbone, self.eval_set, kind)
-            if self._begin(cell):
-                self._write(evaluate_floor(self.backbone, self.bench, kind, partial(self.report, cell.label)))
+            about = floor_identity(self.backbone, self.eval_set, kind)
+            if self._begin(about):
+                self._write(evaluate_floor(self.backbone, self.bench, kind, partial(self.report, about.cell.label)))
 
     def run(self, folder: Path, steps: Sequence[int]) -> int:
-        """Evaluates one run at each number of steps that has no record yet; returns how many cells were new.
+        """Evaluates one run at each number of steps that has no record of these very clips; how many were new.
 
         Raises:
             BenchError: the run can't be opened, or makes clips of another size than the eval set's.
@@ -121,7 +122,7 @@ class Grid:
         subject = self.world.together(lambda: self._opened(folder))
         new, frames = 0, Frames()
         for number in steps:
-            if not self._begin(cell_of(subject, number, self.eval_set)):
+            if not self._begin(identity(subject, number, self.eval_set)):
                 continue
 
             def watch(clips: Sampled, number: int = number) -> None:
@@ -152,16 +153,16 @@ class Grid:
                 "evaluate it on a set of its size (--data CACHE), or runs of one size at a time (--methods LABEL ...)",
             )
 
-    def _begin(self, cell: Cell) -> bool:
-        """Whether a cell is to be done; if so, what older weights left of it is set aside."""
+    def _begin(self, about: Identity) -> bool:
+        """Whether a cell is to be done; if so, what older weights or another sampler left of it is set aside."""
         wanted = self.bench.wanted()
 
         def decide() -> bool:
-            old = self._old(cell)
+            old = self._old(about)
             if old is not None and self._has(old, wanted):
                 return False
             if old is None or not self._fits(old, wanted):
-                self._set_aside(cell)
+                self._set_aside(about)
             return True
 
         return self.world.agree(decide)
@@ -170,7 +171,7 @@ class Grid:
         """Writes a record. Scores by other metrics that an earlier record of the cell has are kept in it."""
 
         def merged() -> None:
-            old = self._old(record.cell)
+            old = self._old(Identity(record.cell, record.sampling, record.config))
             kept = {} if old is None or not self._fits(old, self.bench.wanted()) else old.metrics
             others = {
                 name: score
@@ -187,11 +188,13 @@ class Grid:
 
         self.world.agree(merged)
 
-    def _old(self, cell: Cell) -> Record | None:
-        """The record of the cell that is there already."""
-        if not record_path(self.out, cell).is_file():
+    def _old(self, about: Identity) -> Record | None:
+        """The record of the same clips that is there already."""
+        try:
+            old = read_record(record_path(self.out, about.cell))
+        except FileNotFoundError:
             return None
-        return next(one for one in read_records(self.out / "records") if one.cell == cell)
+        return old if about.is_of(old) else None
 
     def _has(self, record: Record, wanted: dict[str, str]) -> bool:
         """Whether a record has all that is wanted, of the same set and by the same metrics."""
@@ -203,18 +206,20 @@ class Grid:
         same = all(wanted.get(name, measured) == measured for name, measured in ids(record.metrics).items())
         return record.eval_set == self.eval_set.describe() and same
 
-    def _set_aside(self, cell: Cell) -> None:
-        """Moves records of this very cell that older weights left to ``records/superseded``: nothing is lost, and the
-        table has one number a cell.
+    def _set_aside(self, about: Identity) -> None:
+        """Moves earlier records of this cell to ``records/superseded``, and at any number of steps those of a run that
+        was trained again since: nothing is lost, and a table shows one generator a label and seed.
         """
-        same = {"backbone": cell.backbone, "label": cell.label, "steps": cell.steps, "seed": cell.seed}
+        cell = about.cell
         folder = self.out / "records"
         for old in read_records(folder) if folder.is_dir() else []:
-            if all(getattr(old.cell, key) == value for key, value in same.items()):
-                target = folder / "superseded" / old.file_name
-                target.parent.mkdir(exist_ok=True)
+            there = old.cell
+            if (there.backbone, there.label, there.seed) != (cell.backbone, cell.label, cell.seed):
+                continue
+            same_run = there.checkpoint_sha256 == cell.checkpoint_sha256 and old.config == about.config
+            if there.steps == cell.steps or not same_run:
                 with suppress(FileNotFoundError):  # another evaluation was faster
-                    (folder / old.file_name).replace(target)
+                    (folder / old.file_name).replace(_free(folder / "superseded" / old.file_name))
 
     def _sheet(self, subject: Subject, steps: Sequence[int], frames: Frames, renew: bool) -> None:
         """The first prompts of the set at every number of steps, each below the real clip of its prompt.
@@ -258,6 +263,13 @@ class Grid:
 def default_metrics(size: EvalSet) -> list[str]:
     """The miniature's own metrics for clips of its size, and those of papers for all others."""
     return ["fid_mini", "fvd_mini"] if (size.frames, size.height, size.width) == SIZE else ["fid", "fvd"]
+
+
+def _free(path: Path) -> Path:
+    """The path, or where a file is there already the first of ``name-2.json``, ``name-3.json``, ... that is free."""
+    path.parent.mkdir(exist_ok=True)
+    names = itertools.chain([path], (path.with_name(f"{path.stem}-{k}{path.suffix}") for k in itertools.count(2)))
+    return next(name for name in names if not name.exists())
 
 
 def _few(clip_FHWC: np.ndarray) -> np.ndarray:

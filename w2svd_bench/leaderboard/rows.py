@@ -97,6 +97,8 @@ def refuse_duplicates(records: Sequence[Record]) -> None:
 
 
 _MEASURE_ALIKE = "evaluate them again in the same way, or keep them in separate folders"
+_ONE_TEACHER = "keep what was trained and evaluated with other weights of the backbone in a folder of its own"
+_ONE_GENERATOR = "evaluate the run again at all of its steps, or remove the records of the generator that is no more"
 _TRAIN_ALIKE = "train a label's seeds by one recipe, give one of them another label, or keep them in separate folders"
 
 
@@ -104,8 +106,9 @@ def refuse_mixtures(records: Sequence[Record]) -> None:
     """Raises BenchError where records of one backbone can't be compared, or those of one row not be averaged.
 
     All must have the same eval set and, metric by metric, the same version, direction, identity, weights and reference;
-    flags may differ, since they are shown. Those of one label must have the same method and config, and at the same
-    steps the same sampling; the seed of the noise may differ.
+    flags may differ, since they are shown. All must be of one teacher. Those of one label must have the same method,
+    config and data, and at the same steps the same sampling; the seed of the noise may differ. Those of one label and
+    seed must be of one generator. What older records don't say is not compared.
     """
     seen: dict[tuple[Any, ...], tuple[Record, dict[str, Any]]] = {}
 
@@ -134,6 +137,14 @@ def refuse_mixtures(records: Sequence[Record]) -> None:
         config = {key: value for key, value in one.config.items() if key != "expected"}
         trained = {"cell.method": cell.method, **_flat(config, "config")}
         agree((cell.backbone, "label", cell.label), one, trained, _TRAIN_ALIKE)
+        if one.training.backbone_sha256:
+            weights = {"training.backbone_sha256": one.training.backbone_sha256}
+            agree((cell.backbone, "weights"), one, weights, _ONE_TEACHER)
+        if one.training.data:
+            agree((cell.backbone, "data", cell.label), one, {"training.data": one.training.data}, _TRAIN_ALIKE)
+        cost = one.training.model_dump(include={"iterations", "updates", "network_evaluations", "seconds"})
+        generator = {"cell.checkpoint_sha256": cell.checkpoint_sha256, **_flat(cost, "training")}
+        agree((cell.backbone, "generator", cell.label, cell.seed), one, generator, _ONE_GENERATOR)
         sampling = one.sampling.model_dump(exclude={"noise_seed"})
         agree((cell.backbone, "sampling", cell.label, cell.steps), one, _flat(sampling, "sampling"))
 
