@@ -136,8 +136,8 @@ class TrainingCost(_Part):
 
     ``device`` is what it ran on: peaks compare on like devices only. ``data`` is what it was trained on, by name, and
     ``backbone_sha256`` of the teacher, codec and text encoders that it was trained with; ``code`` is the version and
-    commit of this package that trained. These are empty in records older than the field. ``health`` says how a run with
-    a fake fared: see `train.health.Health`. It is empty for others.
+    commit of this package that trained, and the code of the method. These are empty in records older than the field.
+    ``health`` says how a run with a fake fared: see `train.health.Health`. It is empty for others.
     """
 
     iterations: Count = 0

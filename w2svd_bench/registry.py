@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from w2svd_bench.metrics.base import Metric
 
 P = TypeVar("P")
+FILE_CODE = "sha256 "  # how `Registry.code` begins for a file
 
 
 class Registry(Generic[P]):
@@ -97,6 +98,13 @@ class Registry(Generic[P]):
         if name not in entries:
             raise unknown_name(self.kind, name, self.names())
         return _distribution(entries[name])
+
+    def code(self, name: str) -> str:
+        """What the code of a plug-in is known by: a distribution and its version, or the sha256 of its file."""
+        if name not in self._registered:
+            return self.origin(name)
+        file = getattr(sys.modules[self._registered[name][0].__module__], "__file__", None)
+        return FILE_CODE + hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else self.origin(name)
 
     def files_beside(self, file: str, names: Sequence[str] | None = None) -> list[Path]:
         """The files of a name that lie beside the modules of installed plug-ins, sorted. Imports no plug-in.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -210,6 +211,13 @@ def test_the_skeleton_of_a_method_trains_as_it_stands(
     assert run.finished and run.plugin == str(path)
 
     before = path.read_bytes()
+    assert run.code["method"] == f"sha256 {hashlib.sha256(before).hexdigest()}"
+    path.write_bytes(before + b"\n# another method by the same name\n")
+    again = ("train", "--plugin", path, "--method", "my_fine_method", *tiny(), "--out", tmp_path / "runs")
+    assert "it differs in code (sha256" in refused(*again).text
+    path.write_bytes(before)
+    assert cli(*again).status == 0
+
     assert "nothing is overwritten" in refused("new-method", "other", "--folder", _with(tmp_path, "other.py")).text
     assert path.read_bytes() == before
 

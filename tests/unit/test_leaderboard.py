@@ -7,6 +7,7 @@ import random
 import re
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -172,6 +173,11 @@ def test_reference_rows_have_no_steps_and_costs() -> None:
     assert column(table, "n")[0].text == "512"
 
 
+def by(code: str, **training: Any) -> dict[str, Any]:
+    """Sections of a record that was trained and sampled by a method of this code."""
+    return {"training": {"code": {"method": code}, **training}, "provenance": {"method": code}}
+
+
 @pytest.mark.parametrize(
     ("other", "field"),
     [
@@ -188,19 +194,22 @@ def test_reference_rows_have_no_steps_and_costs() -> None:
         (make("a", seed=1, config={"settings": {"alpha": 0.5, "gt": 1}}), "config.settings.gt is absent and 1"),
         (make("a", seed=1, cell={"method": "b", "seed": 1}), "cell.method is 'a' and 'b'"),
         (make("a", seed=1, training={"data": "theirs"}), "training.data is 'ours' and 'theirs'"),
+        (make("a", seed=1, **by("sha256 11")), "training.code.method is 'sha256 00' and 'sha256 11'"),
         (make("b", training={"backbone_sha256": "00"}), "training.backbone_sha256 is 'ff' and '00'"),
         (make("a", steps=1, cell={"checkpoint_sha256": "99", "steps": 1}), "cell.checkpoint_sha256"),
         (make("a", steps=1, training={"seconds": 3401.0}), "training.seconds is"),
     ],
 )
 def test_mixtures_are_refused(other: Record, field: str) -> None:
-    first = make("a", training={"data": "ours", "backbone_sha256": "ff"})
+    first = make("a", **by("sha256 00", data="ours", backbone_sha256="ff"))
     for records in ([first, other], [other, first]):
         with pytest.raises(BenchError, match="can't stand in one table") as caught:
             Leaderboard.from_records(records)
         assert field in caught.value.why
         assert first.file_name in caught.value.why and other.file_name in caught.value.why
-        assert ("by one recipe" in caught.value.cure) == field.startswith(("config", "cell.method", "training.data"))
+        assert ("by one recipe" in caught.value.cure) == field.startswith(
+            ("config", "cell.method", "training.data", "training.code")
+        )
 
 
 def test_a_skipped_score_hides_no_mixture() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -181,6 +182,7 @@ def test_load_file(registry: Registry[Base], tmp_path: Path) -> None:
     assert registry.load_file(path) == ["whole"]
     assert registry.get("whole")().run() == 3
     assert registry.origin("whole") == str(path)
+    assert registry.code("whole") == f"sha256 {hashlib.sha256(PLUGIN.encode()).hexdigest()}"
     other: Registry[Base] = Registry("gadget", registry.base, "test.gadgets")
     assert registry.load_file(path) == other.load_file(path) == ["whole"]
     assert other.get("whole") is registry.get("whole"), "a file is run once"

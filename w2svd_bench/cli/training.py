@@ -151,7 +151,7 @@ def _train(job: Job, world: World) -> None:
             config=recipe.model_dump(mode="json"),
             backbone_sha256=backbone.sha256,
             plugin=str(job.plugin) if job.plugin else None,
-            code=code(),
+            code=code() | {"method": METHODS.code(method.name)},
             data=clips.name if clips is not None else "",
         )
         name = f"training {job.label} seed {job.seed}"

@@ -20,6 +20,7 @@ from w2svd_bench.evaluate.sampling import Sampled, Subject, now, sample
 from w2svd_bench.evaluate.scoring import Bench
 from w2svd_bench.evaluate.store import ClipLog
 from w2svd_bench.record import Cell, Record, Sampling, Timing, TrainingCost
+from w2svd_bench.registry import METHODS
 from w2svd_bench.samplers import Sampler
 from w2svd_bench.types import Cond
 
@@ -139,7 +140,7 @@ def _record(
             wall_seconds=time.perf_counter() - start,
         ),
         config=about.config,
-        provenance=bench.provenance,
+        provenance=bench.provenance | {"method": METHODS.code(run.method)},
     )
 
 

@@ -107,8 +107,8 @@ def refuse_mixtures(records: Sequence[Record]) -> None:
 
     All must have the same eval set and, metric by metric, the same version, direction, identity, weights and reference;
     flags may differ, since they are shown. All must be of one teacher. Those of one label must have the same method,
-    config and data, and at the same steps the same sampling; the seed of the noise may differ. Those of one label and
-    seed must be of one generator. What older records don't say is not compared.
+    its code, config and data, and at the same steps the same sampling; the seed of the noise may differ. Those of one
+    label and seed must be of one generator. What older records don't say is not compared.
     """
     seen: dict[tuple[Any, ...], tuple[Record, dict[str, Any]]] = {}
 
@@ -142,6 +142,10 @@ def refuse_mixtures(records: Sequence[Record]) -> None:
             agree((cell.backbone, "weights"), one, weights, _ONE_TEACHER)
         if one.training.data:
             agree((cell.backbone, "data", cell.label), one, {"training.data": one.training.data}, _TRAIN_ALIKE)
+        trained_by, sampled_by = one.training.code.get("method"), one.provenance.get("method")
+        if trained_by and sampled_by:
+            code = {"training.code.method": trained_by, "provenance.method": sampled_by}
+            agree((cell.backbone, "code", cell.label), one, code, _TRAIN_ALIKE)
         cost = one.training.model_dump(include={"iterations", "updates", "network_evaluations", "seconds"})
         generator = {"cell.checkpoint_sha256": cell.checkpoint_sha256, **_flat(cost, "training")}
         agree((cell.backbone, "generator", cell.label, cell.seed), one, generator, _ONE_GENERATOR)

@@ -29,8 +29,8 @@ class Run:
         plugin: the file of a method that came with ``--plugin``, so that evaluation can load it again; else None.
         config: the resolved recipe.
         backbone_sha256: of the teacher, codec and text encoders that the run was trained with.
-        code: the version and commit of this package that trained it, as `record.code` says them; of the last process,
-            where it was gone on with.
+        code: the version and commit of this package that trained it, as `record.code` says them, and the method's own
+            as `registry.Registry.code` does; of the last process, where it was gone on with.
         data: what it was trained on, by name.
         iterations, updates, network_evaluations, seconds, peak_memory_bytes: what training cost.
         device: what it was trained on, as `device_name` calls it; over several processes of a GPU each, "8 x" in front.
