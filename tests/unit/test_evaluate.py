@@ -17,6 +17,7 @@ from w2svd_bench.data.portraits import clips
 from w2svd_bench.errors import BenchError
 from w2svd_bench.evaluate.cell import evaluate, evaluate_floor, floor_identity, identity
 from w2svd_bench.evaluate.evalset import PortraitSet, shares
+from w2svd_bench.evaluate.origin import run_key
 from w2svd_bench.evaluate.pictures import contact_sheet, read_picture, write_video
 from w2svd_bench.evaluate.references import Reference, real_reference
 from w2svd_bench.evaluate.sampling import Sampled, Subject, batch_size, sample
@@ -128,6 +129,16 @@ def test_a_cell_is_scored_and_its_record_survives_the_disk(subject: Subject, ben
     assert read_records(tmp_path) == [record]
     again = evaluate(subject, 2, bench, quiet)
     assert again.metrics == record.metrics and again.diagnostics == record.diagnostics
+
+
+def test_one_gpu_s_seconds_are_not_another_s(subject: Subject, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips that were made on one kind of GPU are not found on another, with which their seconds would be published."""
+    sampler = subject.method.sampler(2)
+    keys = [run_key(subject, sampler, bench.eval_set, 16)]
+    for name in ("NVIDIA A100", "NVIDIA H200"):
+        monkeypatch.setattr("w2svd_bench.evaluate.origin.device_name", lambda device, name=name: name)
+        keys.append(run_key(subject, sampler, bench.eval_set, 16))
+    assert len(set(keys)) == 3
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])

@@ -19,6 +19,7 @@ from w2svd_bench.evaluate.evalset import ClipSet
 from w2svd_bench.evaluate.sampling import Subject
 from w2svd_bench.record import canonical_hash
 from w2svd_bench.samplers import Sampler
+from w2svd_bench.world import device_name
 
 # What of this package is run between noise and pixels; a change in it must not find older clips.
 CODE = ("backbones", "data", "evaluate/sampling.py", "flow.py", "method.py", "rng.py", "samplers.py", "types.py")
@@ -72,9 +73,9 @@ def _key(
 
 
 def _work(device: str) -> dict[str, object]:
-    """What turns given data into clips: a kind of device, code, and packages."""
+    """What turns given data into clips: a kind of device, by which GPU (its seconds are kept, too), code, packages."""
     versions = {name: metadata.version(name) for name in PACKAGES}
-    return {"device": device.partition(":")[0], "code": _code(), "packages": versions}
+    return {"device": device_name(device), "code": _code(), "packages": versions}
 
 
 @cache
