@@ -72,7 +72,8 @@ class Sampling(_Part):
 class Score(_Part):
     """A metric's value with its standard error over ``n`` clips, and what exactly measured it.
 
-    ``leave_out`` are the values without each of the jackknife's groups of prompts, of a metric of the whole set;
+    ``leave_out`` are the values without each of the jackknife's groups of prompts, of a metric of the whole set, and
+    ``groups`` how many clips these groups have (empty in records older than the field: as many one as another);
     ``values`` those of each clip in the order of the eval set, of a metric that scores clips (None: it has none, and
     ``invalid`` counts why), and ``prompts`` number the prompts of these clips, as `uncertainty.numbered` does: equal
     numbers, one prompt. Two records of the same prompts are compared, paired, by either of them. ``se`` is None where
@@ -89,6 +90,7 @@ class Score(_Part):
     id: str
     weights_sha256: str | None = None
     leave_out: tuple[float, ...] = ()
+    groups: tuple[Annotated[int, Field(ge=1)], ...] = ()
     values: tuple[float | None, ...] = ()
     prompts: tuple[Count, ...] = ()
     invalid: dict[str, Count] = Field(default_factory=dict)

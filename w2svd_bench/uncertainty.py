@@ -10,7 +10,8 @@ Distances are compared at equal N only. Intervals of 95 % held, in simulations w
 ``tests/numerics/test_coverage.py`` and a few beside them):
 
 * jackknife of a Fréchet distance: 93 to 97 % from two clips a dimension up. Where clips are as few as dimensions, or
-  the two distributions are the same, the standard error is up to 1.4 times too large and 99 % hold: never too narrow;
+  the two distributions are the same, the standard error is up to 1.4 times too large and 99 % hold: never too narrow.
+  Groups of unequal size are allowed for; without that it is up to 2.3 times too large at 30 clips in 256 dimensions;
 * bootstrap of a mean: 95 % from three prompts up where scores are normal; 91 % at 8 prompts and 94 % at 20 where they
   are as skewed as an exponential; too few where scores are zeros and ones of which 20 % are ones: 65 % at 5 prompts,
   83 % at 8, 92 % at 20.
@@ -86,10 +87,39 @@ def numbered(keys: Iterable[Hashable]) -> list[int]:
     return [first_seen.setdefault(key, len(first_seen)) for key in keys]
 
 
-def jackknife_se(leave_out_G: Sequence[float] | np.ndarray) -> float:
-    """The standard error from the values without each group: sqrt((G - 1) / G * sum (d_g - mean d)^2)."""
+def jackknife_se(
+    leave_out_G: Sequence[float] | np.ndarray,
+    value: float | None = None,
+    sizes_G: Sequence[int] | np.ndarray | None = None,
+) -> float:
+    """The standard error from the values without each group: sqrt((G - 1) / G * sum (d_g - mean d)^2).
+
+    Groups of unequal size (Busing, Meijer and van der Leeden 1999, the delete-m_j jackknife): the values without larger
+    groups are of fewer clips, and a statistic that is biased by their number, as a distance is, would differ by that
+    alone. With h_g = n / m_g the pseudo-values are h_g d - (h_g - 1) d_g, and the variance is the mean of
+    (pseudo-value - d_J)^2 / (h_g - 1), d_J = G d - sum (1 - m_g / n) d_g; for equal groups that is the form above.
+
+    Args:
+        leave_out_G: d_g.
+        value: d, of all clips; needed with ``sizes_G``.
+        sizes_G: m_g, how many clips each group has; None: all alike.
+
+    Raises:
+        BenchError: with fewer than two groups, values that are not finite, or sizes that are not those of the groups.
+    """
     values = _finite(leave_out_G, "leave-out values", at_least=2)
-    return float(np.sqrt((len(values) - 1) * np.square(values - values.mean()).mean()))
+    if value is None or sizes_G is None or len(set(sizes := [int(size) for size in sizes_G])) == 1:
+        return float(np.sqrt((len(values) - 1) * np.square(values - values.mean()).mean()))
+    if len(sizes) != len(values) or min(sizes) < 1:
+        raise BenchError(
+            f"{len(values)} leave-out values are of {len(sizes)} groups of {min(sizes)} clips or more",
+            "there is one of each group, and no group is empty",
+            "give how many clips each group has, in order",
+        )
+    h_G = sum(sizes) / np.array(sizes, dtype=np.float64)
+    pseudo_G = h_G * value - (h_G - 1) * values
+    centre = len(values) * value - ((1 - 1 / h_G) * values).sum()
+    return float(np.sqrt(np.mean(np.square(pseudo_G - centre) / (h_G - 1))))
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], group_N: np.ndarray, level: float = 0.95) -> Estimate:
@@ -102,7 +132,7 @@ def jackknife(statistic: Callable[[np.ndarray], float], group_N: np.ndarray, lev
     """
     groups = int(group_N.max()) + 1
     value = statistic(np.ones(len(group_N), dtype=bool))
-    se = jackknife_se([statistic(group_N != g) for g in range(groups)])
+    se = jackknife_se([statistic(group_N != g) for g in range(groups)], value, np.bincount(group_N))
     return _with_interval(value, se, groups, level)
 
 
@@ -117,7 +147,8 @@ def paired_difference(
     """``a - b`` for two metrics of clips of the same prompts in the same groups.
 
     The same groups are left out on both sides, so that what is hard about a prompt cancels; this is why the error of a
-    difference can be far smaller than the errors of its two sides.
+    difference can be far smaller than the errors of its two sides. So does the bias by the number of clips, and groups
+    are taken as alike: in simulations of unequal ones the error was 1.03 to 1.09 times the true one.
 
     Raises:
         BenchError: the two have different numbers of groups, fewer than two, or values that are not finite.

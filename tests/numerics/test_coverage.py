@@ -128,6 +128,22 @@ def test_fewer_clips_than_dimensions() -> None:
     assert trials.holds(trials.value_R.mean()) >= 0.94
 
 
+@pytest.mark.parametrize("clips", [20, 30])
+def test_groups_of_unequal_size_make_no_error_of_their_own(clips: int) -> None:
+    """Ten groups of two clips and ten of one: a distance of 28 clips is biased less than one of 29, by its N alone."""
+    rng, dimensions, found = np.random.default_rng(3), 128, []
+    reference = Reference(10**9, np.zeros(dimensions), np.eye(dimensions), float(dimensions))
+    group = assign_groups(range(clips))
+    sizes = np.bincount(group)
+    for _ in range(60):
+        rows = 0.2 + rng.normal(size=(clips, dimensions)) * np.linspace(0.5, 1.5, dimensions)
+        value, left = frechet_distance(rows, reference), leave_out_distances(rows[:, None], group, reference)
+        found.append((value, jackknife_se(left, value, sizes), jackknife_se(left)))
+    value_R, se_R, plain_R = np.array(found).T
+    assert se_R.mean() / value_R.std(ddof=1) == pytest.approx(1.15, abs=0.25)
+    assert plain_R.mean() > (1.6 if clips == 30 else 0.99) * se_R.mean(), "what knows no sizes"
+
+
 def test_several_clips_a_prompt_are_no_more_prompts() -> None:
     """Four clips of each of 64 prompts that resemble one another: an error that knows no prompt is half as large."""
     shape = Shape(16)

@@ -130,7 +130,7 @@ def test_compare_reports_value_error_and_leave_outs() -> None:
     score = metric.compare(Features(x), y)
     assert score.value == frechet_distance(x.reshape(-1, 6), Reference.of(y.values_NKD.reshape(-1, 6)))
     assert (score.n, len(score.leave_out)) == (100, 20)
-    assert score.se == jackknife_se(score.leave_out)
+    assert score.se == jackknife_se(score.leave_out, score.value, score.groups)
     again = metric.compare(Features(x[::-1]), y)  # the kept reference, and the clips the other way round
     assert again.value == pytest.approx(score.value, rel=1e-10)
     other = metric.compare(Features(x), Features(x))  # another reference is not mistaken for the kept one

@@ -64,7 +64,7 @@ def test_equals_the_definition(n: int, m: int, k: int, block: int, monkeypatch: 
     group = assign_groups(keys, Plain.groups)
     brute = [pair_by_pair(x[group != g], y) for g in range(group.max() + 1)]
     np.testing.assert_allclose(score.leave_out, brute, rtol=1e-10)
-    assert score.se == jackknife_se(score.leave_out)
+    assert score.se == jackknife_se(score.leave_out, score.value, score.groups)
     assert (score.n, score.flags, score.infinity) == (n, ("of no net",), None)
 
 

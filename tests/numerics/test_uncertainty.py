@@ -48,6 +48,35 @@ def test_student_t(degrees: int, level: float) -> None:
     assert student_t(degrees, level) == pytest.approx(stats.t.ppf((1 + level) / 2, degrees), rel=1e-9)
 
 
+def test_jackknife_of_unequal_groups_of_a_mean() -> None:
+    """In closed form: the pseudo-value of a group is its own mean, and its variance goes with n / m - 1."""
+    rng = np.random.default_rng(4)
+    sizes = np.array([1, 2, 2, 3, 4, 5])
+    group = np.repeat(np.arange(6), sizes)
+    x, n = rng.normal(size=17), 17
+    left = [x[group != g].mean() for g in range(6)]
+    means = np.array([x[group == g].mean() for g in range(6)])
+    # theta_J = G mean - sum (1 - m/n) mean_(g) is the mean of all here, since m mean_g sum to n times it.
+    expected = np.sqrt(np.mean((means - x.mean()) ** 2 / (n / sizes - 1)))
+    assert jackknife_se(left, float(x.mean()), sizes) == pytest.approx(expected, rel=1e-12)
+    estimate = jackknife(lambda use: float(x[use].mean()), group)
+    assert estimate.se == jackknife_se(left, estimate.value, sizes)
+
+
+def test_jackknife_of_equal_groups_needs_no_value() -> None:
+    """Where all groups are alike the general form is the plain one, and to the last bit what it was."""
+    left = np.random.default_rng(5).normal(size=20)
+    assert jackknife_se(left, 123.0, [7] * 20) == jackknife_se(left)
+    nearly = jackknife_se(left, float(left.mean()), [10**6] * 19 + [10**6 + 1])
+    assert nearly == pytest.approx(jackknife_se(left), rel=1e-4)
+
+
+def test_sizes_are_of_the_groups() -> None:
+    for sizes in ([1, 2], [1, 2, 0]):
+        with pytest.raises(BenchError, match="groups"):
+            jackknife_se([1.0, 2.0, 3.0], 2.0, sizes)
+
+
 def test_jackknife_interval_covers_the_truth() -> None:
     # The standard deviation, a statistic of the whole set like a Fréchet distance. Two clips a prompt, correlated.
     rng = np.random.default_rng(1)

@@ -161,6 +161,7 @@ class Clips:
             id=metric.id,
             weights_sha256=metric.weights_sha256,
             leave_out=score.leave_out,
+            groups=score.groups,
             flags=score.flags,
             infinity=score.infinity,
             reference=reference.name,

@@ -77,6 +77,7 @@ class Score:
             are compared with `uncertainty.paired_difference` from these alone.
         flags: what a reader has to know before comparing the number with another one: "n<2048", "N<D", ...
         infinity: the value extrapolated to infinitely many clips, where that can be done well; else None.
+        groups: how many clips each of the jackknife's groups has; empty: as many one as another.
     """
 
     value: float
@@ -85,6 +86,7 @@ class Score:
     leave_out: tuple[float, ...]
     flags: tuple[str, ...] = ()
     infinity: float | None = None
+    groups: tuple[int, ...] = ()
 
 
 class FeatureNet(ABC):

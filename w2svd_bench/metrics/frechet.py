@@ -127,7 +127,9 @@ class FrechetMetric(CorpusMetric):
         else:
             leave_out = _leave_out_by_gram(rows, label, prepared)
         flags = self.net.flags + prepared.flags + _size_flags(len(generated), len(rows), prepared)
-        return Score(value, jackknife_se(leave_out), len(generated), tuple(leave_out.tolist()), flags, infinity)
+        sizes = tuple(np.bincount(group).tolist())
+        se = jackknife_se(leave_out, value, sizes)
+        return Score(value, se, len(generated), tuple(leave_out.tolist()), flags, infinity, sizes)
 
     def statistics(self, features: Features) -> Statistics:
         """What `statistics.write_statistics` writes of a set: its mean, covariance and origin."""

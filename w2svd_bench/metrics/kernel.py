@@ -195,7 +195,8 @@ class KernelMetric(CorpusMetric):
             return inside.mean(g, g) + reference_mean - 2 * across.mean(without_row=g)
 
         leave_out = tuple(without(g) for g in range(int(group.max()) + 1))
-        return Score(without(None), jackknife_se(leave_out), len(x), leave_out, self.net.flags)
+        value, sizes = without(None), tuple(np.bincount(group).tolist())
+        return Score(value, jackknife_se(leave_out, value, sizes), len(x), leave_out, self.net.flags, groups=sizes)
 
 
 def _flat(values_NKD: np.ndarray, group_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
