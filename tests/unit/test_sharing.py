@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -15,22 +16,26 @@ from w2svd_bench.cli import boards
 from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard.merge import differing, merge
 from w2svd_bench.leaderboard.validate import validate
+from w2svd_bench.metrics.frechet import frechet_distance, leave_out_distances
+from w2svd_bench.metrics.gaussian import Reference
 from w2svd_bench.record import Record, read_records, write_record
-from w2svd_bench.uncertainty import jackknife_se
+from w2svd_bench.uncertainty import assign_groups, cluster_bootstrap, jackknife_se
 
 import records
-from records import score
+from records import score, skipped
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 ORIGIN = {"w2svd_bench": "0.1.0", "git": {"commit": "ab" * 20, "dirty": False}, "device": "cpu"}
 LEAVE_OUT = [9.0, 10.0, 11.0, 10.5]
+LEVELS = [1 - i / 28 for i in range(29)]
 
 
 def make(label: str = "lcm", steps: int = 4, **other: Any) -> Record:
     """A record that `validate` has nothing to say about."""
-    made: Record = records.make(label, steps, **({"provenance": ORIGIN} | other))
+    sampling = {"levels": [1 - i / steps for i in range(steps + 1)] if steps else []}
+    made: Record = records.make(label, steps, **({"provenance": ORIGIN, "sampling": sampling} | other))
     return made
 
 
@@ -152,17 +157,27 @@ def problems(path: Path, publishable: bool = False) -> list[str]:
     return [one.text for one in validate(path, publishable).problems]
 
 
-def per_clip(**other: Any) -> Any:
-    base = {"values": [1.0, None, 2.0], "prompts": [0, 1, 2], "n": 2, "weights_sha256": None}
-    return score(1.5, **(base | other))
+SE = cluster_bootstrap([1.0, 2.0], [0, 2]).se  # of the clips that have a value
+
+
+def per_clip(**other: Any) -> Record:
+    """A record of three clips, of which one has no value."""
+    base = {"value": 1.5, "se": SE, "n": 2, "values": [1.0, None, 2.0], "prompts": [0, 1, 2], "weights_sha256": None}
+    one = score(**(base | {"invalid": {"VBench gave no number": 1}} | other))
+    data = make("dmd", eval_set={"num_clips": 3}).model_dump(mode="json")
+    return Record.model_validate(data | {"metrics": {"x": one}})
+
+
+def of_set(value: float, leave_out: Sequence[float] = LEAVE_OUT, **other: Any) -> Any:
+    return score(value, **({"se": jackknife_se(leave_out), "leave_out": list(leave_out)} | other))
 
 
 def test_sound_records_have_no_problem(tmp_path: Path) -> None:
-    sound = make(fid=score(10.0, se=jackknife_se(LEAVE_OUT), leave_out=LEAVE_OUT))
-    clips = make("dmd", metrics={"x": per_clip()})
+    sound = make(fid=of_set(10.0))
     floor = make("real", 0, cell={"method": "real", "checkpoint_sha256": ""})
-    report = validate(folder(tmp_path, sound, clips, floor), publishable=True)
-    assert report.findings == () and report.num_files == 3
+    report = validate(folder(tmp_path, sound, floor), publishable=True)
+    assert report.findings == () and report.num_files == 2
+    assert validate(folder(tmp_path / "clips", per_clip()), publishable=True).findings == ()
 
 
 @pytest.mark.parametrize("results", ["mini", "mini-tuning"])
@@ -177,22 +192,138 @@ def test_the_results_of_the_repository_are_valid(results: str) -> None:
         (make(eval_set={"reference_sha256": "AB" * 32}), "eval_set.reference_sha256 is"),
         (make(cell={"checkpoint_sha256": ""}), "cell.checkpoint_sha256 is '', no sha256"),
         (make(fid=score(1.0, weights_sha256=None)), "metrics.fid[mini].weights_sha256 is None, no sha256"),
-        (make(metrics={"x": per_clip(weights_sha256="abc")}), "metrics.x.weights_sha256 is 'abc', no sha256"),
-        (make(fid=score(1.0, n=513)), "metrics.fid[mini]: n is 513, more than the 512 clips"),
-        (make(fid=score(9.9, leave_out=LEAVE_OUT)), "metrics.fid[mini]: se is 0.5, and 1.28"),
+        (per_clip(weights_sha256="abc"), "metrics.x.weights_sha256 is 'abc', no sha256"),
+        (
+            make(fid=score(1.0, n=513)),
+            "metrics.fid[mini]: n is 513 and invalid counts 0, and the eval set has 512 clips",
+        ),
+        (make(fid=of_set(10.0, n=10)), "metrics.fid[mini]: n is 10 and invalid counts 0, and the eval set has 512"),
+        (make(fid=of_set(10.0, se=0.5)), "metrics.fid[mini]: se is 0.5, and 1.28"),
         (make(fid=score(9.9, leave_out=[1.0])), "metrics.fid[mini]: se is 0.5, and None"),
-        (make(metrics={"x": per_clip(values=[1.0, None, 2.5])}), "metrics.x: its value is 1.5, and the mean of"),
-        (make(metrics={"x": per_clip(n=3)}), "metrics.x: n is 3, and 2 clips have a value"),
-        (make(metrics={"x": per_clip(prompts=[0, 1])}), "metrics.x: it has 3 values of 2 clips' prompts"),
-        (make(provenance=ORIGIN | {"data": ["/home/someone/clips"]}), "provenance.data.0 is a path of one"),
-        (make(config={"data": {"folder": "C:\\clips"}}), "config.data.folder is a path of one machine: 'C:\\\\clips'"),
-        (make(config={"data": "~/clips"}), "config.data is a path of one machine"),
+        (per_clip(value=1.75), "metrics.x: its value is 1.75, and the mean of its clips 1.5"),
+        (per_clip(n=3, invalid={}), "metrics.x: n is 3, and 2 clips have a value"),
+        (per_clip(invalid={}), "metrics.x: n is 2 and invalid counts 0, and the eval set has 3 clips"),
+        (per_clip(values=[1.0, 2.0]), "metrics.x: it has 2 values and 3 numbers of prompts for the 3 clips"),
+        (per_clip(prompts=[0, 1]), "metrics.x: it has 3 values and 2 numbers of prompts for the 3 clips"),
+        (per_clip(prompts=[]), "metrics.x: it has 3 values and 0 numbers of prompts for the 3 clips"),
+        (per_clip(se=1e-6), "metrics.x: se is 1e-06, and 0."),
+        (per_clip(se=None), "metrics.x: se is None, and 0."),
+        (per_clip(prompts=[0, 1, 0]), "and None by its clips"),
+        (make(steps=28, sampling={"nfe": 1, "levels": LEVELS}), "sampling.nfe is 1, and 29 levels take 28 network"),
+        (make(provenance=ORIGIN | {"data": ["/home/someone/clips"]}), "provenance.data.0 holds a path of one machine"),
+        (
+            make(config={"data": {"folder": "C:\\clips"}}),
+            "config.data.folder holds a path of one machine: 'C:\\\\clips'",
+        ),
+        (make(config={"data": "~/clips"}), "config.data holds a path of one machine: '~/clips'"),
+        (
+            make(metrics={"x": skipped("no weights: /opt/models/clip.pt is missing")}),
+            "metrics.x.skipped holds a path of one machine: '/opt/models/clip.pt'",
+        ),
+        (per_clip(invalid={"/tmp/a.mp4 can't be read": 1}), "metrics.x.invalid holds a path of one machine: '/tmp/a"),
     ],
 )
 def test_problems_of_a_record(record: Record, text: str, tmp_path: Path) -> None:
     report = validate(folder(tmp_path, record))
     (found,) = report.problems
     assert text in found.text and found.file == Path("records") / record.file_name
+
+
+# What a groups' jackknife leaves of honest distances: see `leaderboard.validate`.
+TWENTY = [24.0 + 0.16 * (i % 5 - 2) for i in range(20)]  # se 0.99
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.5, 2.0, 10.0])
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_a_value_far_from_its_leave_out_values_is_found(factor: float, direction: str, tmp_path: Path) -> None:
+    one = of_set(24.0, TWENTY, direction=direction)
+    assert problems(folder(tmp_path, make(fid=one))) == []
+    (found,) = problems(folder(tmp_path, make(fid=one | {"value": 24.0 * factor})))
+    assert found.startswith(
+        f"metrics.fid[mini]: its value is {24.0 * factor}, which is too far from its leave-out values"
+    )
+
+
+def test_a_floor_may_be_held_against_itself(tmp_path: Path) -> None:
+    """Then its value is zero, and what is left of the clips is some way from all of them."""
+    for value, cell, found in ((1e-9, {"method": "real"}, 0), (1e-9, {}, 1), (50.0, {"method": "real"}, 1)):
+        made = make("lcm", 4, fid=of_set(value, TWENTY), cell=cell)
+        assert len(problems(folder(tmp_path / f"{value} {found}", made))) == found
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.95], ids=["own prompts", "the reference's prompts"])
+@pytest.mark.parametrize(
+    ("count", "dimensions"), [(20, 256), (20, 1024), (64, 512), (256, 256), (512, 256), (512, 1024)]
+)
+def test_honest_distances_are_never_too_far(count: int, dimensions: int, shared: float, tmp_path: Path) -> None:
+    """Of few clips in many dimensions every leave-out value is above the whole, by more than its error.
+
+    ``shared`` is how much of what tells clips apart their prompt decides, where the reference is of the same prompts.
+    """
+    rng = np.random.default_rng(count + dimensions)
+
+    def drawn(size: int, part: float = 1.0) -> np.ndarray:
+        return rng.normal(size=(size, dimensions)) * part**0.5
+
+    prompts = drawn(count, shared)
+    clips = prompts + drawn(count, 1 - shared)
+    reference = Reference.of(prompts + drawn(count, 1 - shared) if shared else drawn(600))
+    left = leave_out_distances(clips[:, None], assign_groups(range(count)), reference)
+    value = frechet_distance(clips, reference)
+    assert left.min() > value
+    assert problems(folder(tmp_path, make(fid=of_set(value, left.tolist())))) == []
+
+
+def test_a_bootstrap_by_another_numpy_may_be_drawn_anew(tmp_path: Path) -> None:
+    ours = ORIGIN | {"packages": {"numpy": np.__version__}}
+    for version, factor, found in ((ours, 1 + 1e-9, 0), (ours, 1.02, 1), (ORIGIN, 1.02, 0), (ORIGIN, 1.2, 1)):
+        data = per_clip(se=SE * factor).model_dump(mode="json") | {"provenance": version}
+        assert len(problems(folder(tmp_path, Record.model_validate(data)))) == found
+
+
+def test_more_evaluations_than_levels_may_be_of_guidance(tmp_path: Path) -> None:
+    """A batch that is doubled, or a sampler of second order; and a cell that could not be sampled, and none."""
+    honest = [make("a", 28, sampling={"nfe": nfe, "levels": LEVELS}) for nfe in (28, 56)]
+    honest.append(make("b", 1, sampling={"sampler": "none", "nfe": 0, "levels": []}))
+    for index, record in enumerate(honest):
+        assert problems(folder(tmp_path / str(index), record)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("read from /home/alice/x", "/home/alice/x"),
+        ("weights (/mnt/models/fid.pt) are missing", "/mnt/models/fid.pt"),
+        ("cache=/a/b", "/a/b"),
+        ("in /tmp", "/tmp"),
+        ("'/data/clips' and others", "/data/clips"),
+        ("host:/srv/x/y", "/srv/x/y"),
+        ("/scratch", "/scratch"),
+        ("from ~/clips, twice", "~/clips"),
+        ("of ~alice/clips", "~alice/clips"),
+        (r"read from D:\clips\a.mp4 today", r"D:\clips\a.mp4"),
+        ("in C:/Users/x", "C:/Users/x"),
+        (r"on \\server\share\x", r"\\server\share\x"),
+        ("see file:///home/alice/x", "file:///home/alice/x"),
+        ("https://a.org/b and /home/alice", "/home/alice"),
+    ],
+)
+def test_paths_are_found_inside_texts(text: str, path: str, tmp_path: Path) -> None:
+    (found,) = problems(folder(tmp_path, make(config={"note": text})))
+    assert found == f"config.note holds a path of one machine: {path!r}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1/2", "1 / 2", "and/or", "N/A", "x/127.5-1", "(x.y/D+1)^3", "https://a.org/b/c", "s3://bucket/home/x", "/s",
+        "GB /s", "clips /clip", "git+https://github.com/a/b.git", "git@github.com:a/b.git", "package.module:attribute",
+        "tencent/HunyuanVideo", "./a/b", "../a/b", "a/b/c.json", "**/records/*.json", "<out>/mini/results",
+        "{out}/mini/x", "~1/2 of them", "[/bold]", "at 3:/", "a\\b", "ratio 16:9/4:3", "Linux-6.18-x86_64-glibc2.36",
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_a_path_is_none(text: str, tmp_path: Path) -> None:
+    assert problems(folder(tmp_path, make(config={"note": text}))) == []
 
 
 def test_a_record_without_metrics_or_origin(tmp_path: Path) -> None:
@@ -208,6 +339,12 @@ def test_a_record_without_metrics_or_origin(tmp_path: Path) -> None:
         (lambda data: data | {"surprise": 1}, "surprise: Extra inputs"),
         (lambda data: data | {"cell": data["cell"] | {"eval_set": "other"}}, "the cell's eval set 'other' is not"),
         (lambda data: [data], "schema_version is None"),
+        (
+            lambda data: data | {"provenance": {"load": float("nan")}},
+            "not valid JSON: it holds NaN, which is no finite",
+        ),
+        (lambda data: data | {"config": {"a": [-float("inf")]}}, "not valid JSON: it holds -Infinity"),
+        (lambda data: data | {"diagnostics": {"a": float("inf")}}, "not valid JSON: it holds Infinity"),
     ],
 )
 def test_files_that_are_no_records(harm: Callable[[Any], Any], text: str, tmp_path: Path) -> None:
@@ -215,6 +352,13 @@ def test_files_that_are_no_records(harm: Callable[[Any], Any], text: str, tmp_pa
     path.write_text(json.dumps(harm(make().model_dump(mode="json"))))
     (found,) = problems(tmp_path)
     assert text in found
+
+
+def test_a_number_too_large_for_a_float_is_not_finite(tmp_path: Path) -> None:
+    record = make(config={"a": 12.5})
+    path = folder(tmp_path, record) / "records" / record.file_name
+    path.write_text(path.read_text().replace("12.5", "1e999"))
+    assert problems(tmp_path) == ["not valid JSON: it holds 1e999, which is no finite number"]
 
 
 def test_every_file_is_looked_at(tmp_path: Path) -> None:
@@ -230,12 +374,25 @@ def test_every_file_is_looked_at(tmp_path: Path) -> None:
     assert f"the same cell as records/{make().file_name}" in found
 
 
+def without_git() -> Record:
+    data = make().model_dump(mode="json")
+    return Record.model_validate(data | {"provenance": {"w2svd_bench": "0.1.0"}})
+
+
 @pytest.mark.parametrize(
     ("record", "text"),
     [
         (make(metrics={"fid[stand-in]": score(1.0)}), "random weights, which mean nothing: fid[stand-in]"),
         (make(fid=score(1.0, flags=["stand-in weights"])), "random weights, which mean nothing: fid[mini]"),
-        (make(provenance=ORIGIN | {"git": {"commit": "ab", "dirty": True}}), "changes that no commit holds"),
+        (make(provenance=ORIGIN | {"git": {"commit": "ab" * 20, "dirty": True}}), "changes that no commit holds"),
+        (
+            make(provenance=ORIGIN | {"git": {"commit": "ab" * 20}}),
+            "changes that no commit holds: provenance.git.dirty is",
+        ),
+        (make(provenance=ORIGIN | {"git": None}), "provenance.git names no commit that holds the code: None"),
+        (make(provenance=ORIGIN | {"git": {"dirty": False}}), "provenance.git names no commit that holds the code"),
+        (make(provenance=ORIGIN | {"git": {"commit": "", "dirty": False}}), "provenance.git names no commit"),
+        (without_git(), "provenance.git names no commit that holds the code: None"),
     ],
 )
 def test_drafts_are_remarks_until_they_are_to_be_published(record: Record, text: str, tmp_path: Path) -> None:
