@@ -132,6 +132,16 @@ def test_a_folder_above_the_sources_is_no_place_for_them(tmp_path: Path) -> None
     assert not (tmp_path / "records").exists()
 
 
+def test_a_folder_inside_a_source_is_no_place_for_it(tmp_path: Path) -> None:
+    """The source would hold its own records twice, and a second time read what the first one wrote."""
+    ours = folder(tmp_path / "a", make())
+    for into in (ours / "sub", tmp_path / "a" / ".." / "a" / "records"):
+        with pytest.raises(BenchError, match="can't be joined") as caught:
+            merge([ours], into)
+        assert f"it lies in {ours}" in caught.value.why and "outside" in caught.value.cure
+    assert len(read_records(ours)) == 1 and not (ours / "sub").exists()
+
+
 def test_an_empty_or_missing_source_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BenchError, match="holds no records"):

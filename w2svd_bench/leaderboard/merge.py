@@ -30,14 +30,18 @@ def merge(folders: Sequence[Path], into: Path) -> Merged:
     Of rows of real clips and of the teacher, which every evaluation measures for itself, the first folder's stand.
 
     Raises:
-        BenchError: ``into`` has records in folders of its own, beside which the joined ones would be there twice; a
-            folder is missing, empty or damaged; a cell is there twice with records that differ, which the error names
-            with the fields; or all together can't stand in one table.
+        BenchError: ``into`` has records in folders of its own, or lies in one of the folders, where the joined ones
+            would be there twice; a folder is missing, empty or damaged; a cell is there twice with records that
+            differ, which the error names with the fields; or all together can't stand in one table.
     """
     inner = sorted({path.parent for path in into.glob("**/records/*.json")} - {into / "records"})
     if inner:
         why = f"it has records in {inner[0]} already, which would be there twice"
         raise BenchError(f"records can't be joined in {into}", why, "name a folder of its own after --into")
+    outer = [one for one in folders if one.resolve() in into.resolve().parents]
+    if outer:
+        why = f"it lies in {outer[0]}, which would hold its own records twice"
+        raise BenchError(f"records can't be joined in {into}", why, "name a folder outside of it after --into")
     found: dict[str, tuple[Path, Record]] = {}
     brought: dict[Path, int] = {}
     conflicts: list[str] = []
