@@ -456,6 +456,15 @@ def test_json_is_filtered_too(folder: Path) -> None:
         run(folder, "--json", "--pivot", "steps")
 
 
+def test_json_has_the_numbers_in_full(tmp_path: Path) -> None:
+    values = (1.23456789e-09, 1 / 3, 12345678.123456789)
+    for seed, value in enumerate(values):
+        write_record(make(seed=seed, fid=score(value, se=None)), tmp_path / "records")
+    lines = json.loads(run(tmp_path, "--json"))
+    assert tuple(line[FID] for line in lines) == values
+    assert [(line["seed"], line[f"{FID} se"]) for line in lines] == [(0, None), (1, None), (2, None)]
+
+
 def test_records_that_differ_are_refused_whatever_is_shown(folder: Path) -> None:
     write_record(make("other", eval_set={"fps": 24}), folder / "records")
     with pytest.raises(BenchError, match="can't stand in one table"):

@@ -194,4 +194,6 @@ def _json(board: Leaderboard, columns: Sequence[str]) -> str:
         known = board.columns()
         wanted = [*_IDENTITY, *(f"{known[name]}{more}" for name in columns for more in _OF_A_METRIC)]
         frame = frame[[name for name in dict.fromkeys(wanted) if name in frame.columns]]
-    return json.dumps(json.loads(frame.to_json(orient="records")), indent=2)
+    # Not by to_json, which leaves out digits.
+    lines = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+    return json.dumps(lines, indent=2, allow_nan=False)
