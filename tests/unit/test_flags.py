@@ -27,7 +27,7 @@ def every_rendering(board: Leaderboard) -> dict[str, str]:
     console = Console(width=250, file=io.StringIO(), record=True)
     console.print(to_rich(board.table()))
     table = board.table()
-    plain = re.sub(r"\\([<|_*~`])", r"\1", to_markdown(table))
+    plain = re.sub(r"\\([][&<|_*~`])", r"\1", to_markdown(table))
     latex = to_latex(table).replace(r"\textless{}", "<").replace(r"\_", "_")
     return {"terminal": console.export_text(), "markdown": plain, "latex": latex, "csv": to_csv(board)}
 
@@ -139,7 +139,7 @@ def test_scores_against_the_teacher_have_columns_of_their_own() -> None:
     assert [one.title for one in table.columns][3:5] == ["fid[mini]", versus]
     assert [entry.text for entry in column(table, versus)] == ["—", "9.00", "9.00"] and table.notes == ("not measured",)
     check_latex(to_latex(table), len(table.columns))
-    assert f"| {versus} ↓ |" in to_markdown(table) and f"{versus},{versus} se" in to_csv(board)
+    assert r"| fid\[mini\] vs teacher ↓ |" in to_markdown(table) and f"{versus},{versus} se" in to_csv(board)
     other = {versus: score(9.0, reference="teacher, 50 steps")}
     with pytest.raises(BenchError, match=r"metrics\.fid\[mini\] vs teacher\.reference is"):
         Leaderboard.from_records([make("a", metrics=metrics), make("b", metrics=other)])

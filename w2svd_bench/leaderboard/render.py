@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2svd_bench.leaderboard.board import Leaderboard
+from w2svd_bench.leaderboard.latex import latex_text
 from w2svd_bench.leaderboard.reported import Reported
 from w2svd_bench.leaderboard.table import TIE, Column, Entry, Table
 from w2svd_bench.record import Record, write_atomically
@@ -17,37 +18,6 @@ if TYPE_CHECKING:
     import rich.table
 
 _ARROWS = {"up": " ↑", "down": " ↓", "": ""}
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "_": r"\_",
-    "%": r"\%",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "†": r"\dag{}",
-    "—": "---",
-    "–": "--",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "λ": r"$\lambda$",
-    "σ": r"$\sigma$",
-}
-
-
 # A table that is wider than the line is shrunk to it, which takes graphicx; without that it sticks out.
 _LATEX_FIT = (
     r"\leavevmode\ifdim\wd2>\linewidth\ifdefined\resizebox\resizebox{\linewidth}{!}{\box2}\else\box2\fi\else\box2\fi"
@@ -109,31 +79,36 @@ def to_markdown(table: Table) -> str:
     """The table, its footnotes and its caption, in GitHub's dialect."""
 
     def shown(entry: Entry) -> str:
-        text = _markdown(entry.text)
+        text = markdown_text(entry.text)
         text = {"best": f"**{text}**", "second": f"<ins>{text}</ins>", "": text}[entry.mark]
         text += TIE if entry.tie else ""
         text += f" ± {entry.interval}" if entry.interval else ""
         return text + (f"<sup>{entry.note}</sup>" if entry.note else "")
 
     def heading(column: Column) -> str:
-        return _markdown(column.title) + _ARROWS[column.direction] + (f" at {column.group}" if column.group else "")
+        return markdown_text(column.title) + _ARROWS[column.direction] + (f" at {column.group}" if column.group else "")
 
     lines = [
         _pipes(map(heading, table.columns)),
         _pipes(":---" if column.is_text else "---:" for column in table.columns),
         *(_pipes(map(shown, row)) for row in table.rows),
     ]
-    notes = [f"<sup>{i}</sup> {_markdown(note)}" for i, note in enumerate(table.notes, start=1)]
-    return "\n".join(lines) + "\n\n" + "\n\n".join([*notes, _markdown(table.caption)]) + "\n"
+    notes = [f"<sup>{i}</sup> {markdown_text(note)}" for i, note in enumerate(table.notes, start=1)]
+    return "\n".join(lines) + "\n\n" + "\n\n".join([*notes, markdown_text(table.caption)]) + "\n"
+
+
+def markdown_text(text: str) -> str:
+    """Text that GitHub's Markdown shows as it stands, on one line: in a table, or inside of a paragraph."""
+    return re.sub(r"([][\\`*_<&|~])", r"\\\1", " ".join(text.split()))
 
 
 def to_latex(table: Table) -> str:
     r"""The table as a float that ``\input`` takes into any document with the package booktabs."""
 
     def shown(entry: Entry) -> str:
-        text = _latex(entry.text)
+        text = latex_text(entry.text)
         text = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", "": text}[entry.mark]
-        text += rf"\textsuperscript{{{_latex(TIE)}}}" if entry.tie else ""
+        text += rf"\textsuperscript{{{latex_text(TIE)}}}" if entry.tie else ""
         text += rf" {{\scriptsize $\pm$ {entry.interval}}}" if entry.interval else ""
         return text + (rf"\textsuperscript{{{entry.note}}}" if entry.note else "")
 
@@ -147,18 +122,18 @@ def to_latex(table: Table) -> str:
     lines = [
         r"\begin{table}[t]",
         r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{_latex(table.caption)}}}",
+        rf"\caption{{{latex_text(table.caption)}}}",
         rf"\label{{tab:leaderboard-{name}}}",
         rf"\setbox2\hbox{{\begin{{tabular}}{{{''.join('l' if column.is_text else 'r' for column in table.columns)}}}",
         r"\toprule",
         *_latex_groups(table.columns),
-        line([_latex(column.title + _ARROWS[column.direction]) for column in table.columns]),
+        line([latex_text(column.title + _ARROWS[column.direction]) for column in table.columns]),
         r"\midrule",
         *rows,
         r"\bottomrule",
         r"\end{tabular}}",
         _LATEX_FIT,
-        *(rf"\par\smallskip\textsuperscript{{{i}}} {_latex(note)}" for i, note in enumerate(table.notes, start=1)),
+        *(rf"\par\smallskip\textsuperscript{{{i}}} {latex_text(note)}" for i, note in enumerate(table.notes, start=1)),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -230,7 +205,7 @@ def _latex_groups(columns: Sequence[Column]) -> list[str]:
     for group, found in itertools.groupby(columns, key=lambda column: column.group):
         span = len(list(found))
         if group:
-            cells.append(rf"\multicolumn{{{span}}}{{c}}{{{_latex(group)}}}")
+            cells.append(rf"\multicolumn{{{span}}}{{c}}{{{latex_text(group)}}}")
             rules.append(rf"\cmidrule(lr){{{first}-{first + span - 1}}}")
         else:
             cells += [""] * span
@@ -240,15 +215,3 @@ def _latex_groups(columns: Sequence[Column]) -> list[str]:
 
 def _pipes(texts: Iterable[str]) -> str:
     return "| " + " | ".join(texts) + " |"
-
-
-def _markdown(text: str) -> str:
-    """Text that Markdown shows as it stands, on one line."""
-    return re.sub(r"([\\`*_<|~])", r"\\\1", " ".join(text.split()))
-
-
-def _latex(text: str) -> str:
-    """Text that LaTeX shows as it stands, on one line."""
-    escaped = "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
-    # At the start of a row these two would be read as arguments of the line break before it.
-    return f"{{{escaped[0]}}}{escaped[1:]}" if escaped[:1] in ("[", "*") else escaped
