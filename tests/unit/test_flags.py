@@ -63,7 +63,10 @@ def test_flags_of_seeds_are_joined_and_reference_rows_count() -> None:
 
 def test_without_flags_nothing_is_said() -> None:
     table = Leaderboard.from_records(grid()).table()
-    assert table.caption.endswith("best and second at the same number of steps.") and "RANDOM" not in table.caption
+    assert (
+        table.caption.endswith("what reads the same shares the mark, unless it is shown to be worse.")
+        and "RANDOM" not in table.caption
+    )
     assert [name for name in Leaderboard.from_records(grid()).wide().columns if name.startswith("fid")] == [
         "fid[mini]", "fid[mini] se",
     ]  # fmt: skip

@@ -28,6 +28,7 @@ from w2svd_bench.record import Record, write_record
 from records import REASON, check_latex, column, grid, make, metrics_only, real, score, skipped, teacher
 
 FID, TIE = "fid[mini]", "†"
+ONE_SEED = " Where a row has one seed, this is said of these runs, not of their methods."
 HARD = np.random.default_rng(0).normal(size=20)  # what every method finds hard
 
 
@@ -53,11 +54,34 @@ def test_a_row_that_is_not_shown_to_be_worse_is_a_tie() -> None:
     assert ties(records) == {("best", "4"): False, ("far", "4"): False, ("near", "4"): True}
 
 
+@pytest.mark.parametrize(
+    ("direction", "values", "own", "marks"),
+    [
+        ("down", (20.0, 20.04, 20.2), 1e-4, ["best", "second", ""]),
+        ("up", (20.04, 20.0, 19.8), 1e-4, ["best", "second", ""]),
+        ("down", (20.04, 20.0, 20.2), 1.0, ["best", "best", "second"]),
+        ("down", (20.2, 20.24, 20.0), 1e-4, ["second", "second", "best"]),
+    ],
+)
+def test_what_reads_the_same_shares_its_mark_unless_shown_to_be_worse(
+    direction: str, values: Sequence[float], own: float, marks: list[str]
+) -> None:
+    """Digits follow the scores' own errors, here 7.4, and the pairing may tell apart what they hide."""
+    records = [
+        make(name, fid=paired(value, i, own, direction=direction, se=7.4))
+        for i, (name, value) in enumerate(zip("abc", values, strict=True))
+    ]
+    entries = column(Leaderboard.from_records(records).table(), FID)
+    assert [entry.text for entry in entries] == [f"{value:.1f}" for value in values]
+    assert [entry.mark for entry in entries] == marks
+    assert not any(entry.tie for entry in entries if entry.mark == "best"), "it is marked already"
+
+
 def test_ties_are_told_in_every_rendering() -> None:
     board = Leaderboard.from_records([make("best", fid=paired(10.0, 1)), make("near", fid=paired(10.1, 2)), real()])
     table = board.table()
     told = " †: not shown to be worse than the best at the same number of steps (95 %, paired by prompt and seed)."
-    assert table.caption.endswith(told)
+    assert table.caption.endswith(told + ONE_SEED)
     assert "| near | 4 | 4 | <ins>10.10</ins>† ± 0.50 |" in to_markdown(table)
     latex = to_latex(table)
     check_latex(latex, len(table.columns))
@@ -85,6 +109,16 @@ def test_several_seeds_have_to_agree() -> None:
     assert not ties([best[1], scattered[1]])["b", "4"], "this one pair is decided"
 
 
+def test_verdicts_on_single_runs_are_told() -> None:
+    """Of what was trained: floors have one seed always, and without training there is no other run."""
+    seeds = [make(label, seed=i, fid=paired(10.0 + i, i)) for label in "ab" for i in range(2)]
+    untrained = make("euler", fid=paired(12.0, 5), training={"iterations": 0})
+    caption = Leaderboard.from_records([real(), *seeds, untrained]).table().caption
+    assert TIE in caption and ONE_SEED not in caption
+    assert ONE_SEED in Leaderboard.from_records([*seeds, make("c", fid=paired(12.0, 5))]).table().caption
+    assert ONE_SEED not in Leaderboard.from_records([make("a"), make("b")]).table().caption, "nothing was judged"
+
+
 def test_older_records_have_no_ties() -> None:
     table = Leaderboard.from_records([make("a", fid=10.0), make("b", fid=10.001)]).table()
     assert not any(entry.tie for entry in column(table, FID)) and TIE not in table.caption
@@ -95,7 +129,7 @@ def test_what_could_not_be_judged_is_told() -> None:
     records = [make("a", fid=paired(10.0, 1)), make("b", fid=paired(10.05, 2)), make("old", fid=score(10.02))]
     table = Leaderboard.from_records(records).table()
     assert [entry.tie for entry in column(table, FID)] == [False, True, False]
-    assert table.caption.endswith(" Not judged in every row, for want of paired values: fid[mini].")
+    assert table.caption.endswith(f"{ONE_SEED} Not judged in every row, for want of paired values: fid[mini].")
     apart = [make("a", fid=paired(10.0, 1)), make("b", seed=1, fid=paired(10.05, 2))]
     assert TIE not in Leaderboard.from_records(apart).table().caption  # no seed in common
 

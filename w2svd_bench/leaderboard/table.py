@@ -19,6 +19,7 @@ DASH = "—"
 STAND_IN, STAND_IN_NAME = "stand-in weights", "[stand-in]"
 # Marks what is not shown to be worse than the best.
 TIE = "†"
+Mark = Literal["best", "second", ""]
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Column:
 class Entry:
     """What stands in a row and column: a number or word, its interval, its mark and the footnote it points to.
 
-    ``tie`` is for what is not the best, and not shown to be worse than it.
+    ``tie`` is for what is not marked as the best, and not shown to be worse than it.
     """
 
     text: str
     interval: str = ""
-    mark: Literal["best", "second", ""] = ""
+    mark: Mark = ""
     note: int | None = None  # counted from 1
     tie: bool = False
 
@@ -139,7 +140,7 @@ def build(
     seeds = Column("seeds", brief="seeds" if any(len(row.seeds) > 1 for row in rows) else "", key="seed")
     columns += [seeds, Column("n", key="num_clips")]
     num_reference = sum(row.is_reference for row in rows)
-    caption = warning(random) + _caption(rows[0].backbone, eval_set) + _told_ties(ties, directions)
+    caption = warning(random) + _caption(rows[0].backbone, eval_set) + _told_ties(ties, directions, rows)
     caption += (" Reported: what a public source states of its own measurement." if stated else "") + told_flags(shared)
     return Table(rows[0].backbone, caption, tuple(columns), tuple(lines), num_reference, tuple(notes))
 
@@ -192,27 +193,39 @@ def told_invalid(counts: Mapping[str, int]) -> str:
 
 
 def _scores(rows: Sequence[Row], name: str, direction: Direction, ranked: bool, ties: Ties) -> list[Entry]:
-    """A metric's column. Ranks follow the digits that are shown: what reads the same is marked the same."""
+    """A metric's column; one that is not ranked has no marks."""
     means = [row.scores[name] for row in rows]
     found = [mean for mean in means if isinstance(mean, Mean)]
     digits = decimals([one.interval for one in found if one.interval is not None], [one.value for one in found])
     texts = [f"{mean.value:.{digits}f}" if isinstance(mean, Mean) else DASH for mean in means]
-    rivals: dict[int, list[float]] = {}
-    for row, text in zip(rows, texts, strict=True):
-        if text != DASH and not row.is_reference:
-            rivals.setdefault(row.steps, []).append(float(text))
+    marks = _marks(rows, name, direction, texts, ties) if ranked else {}
     entries = []
-    for row, mean, text in zip(rows, means, texts, strict=True):
-        mark: Literal["best", "second", ""] = ""
-        numbers = [] if row.is_reference or not ranked else rivals.get(row.steps, [])
-        # A number that nothing competes with is not the best of anything.
-        if text != DASH and len(numbers) > 1:
-            place = sorted(set(numbers), reverse=direction == "up").index(float(text))
-            mark = "best" if place == 0 else "second" if place == 1 else ""
+    for i, (row, mean, text) in enumerate(zip(rows, means, texts, strict=True)):
         interval = mean.interval if isinstance(mean, Mean) else None
-        tie = (row.label, row.steps, name) in ties.tied
+        mark = marks.get(i, "")
+        tie = (row.label, row.steps, name) in ties.tied and mark != "best"
         entries.append(Entry(text, "" if interval is None else f"{interval:.{digits}f}", mark, tie=tie))
     return entries
+
+
+def _marks(rows: Sequence[Row], name: str, direction: Direction, texts: Sequence[str], ties: Ties) -> dict[int, Mark]:
+    """By row. Ranks go by all digits; what reads the same shares its mark, but for what is shown to be worse."""
+    rivals: dict[int, list[tuple[float, int]]] = {}
+    for i, row in enumerate(rows):
+        mean = row.scores[name]
+        if isinstance(mean, Mean) and not row.is_reference:
+            rivals.setdefault(row.steps, []).append((mean.value, i))
+    marks: dict[int, Mark] = {}
+    for steps, found in rivals.items():
+        if len(found) < 2:  # a number that nothing competes with is not the best of anything
+            continue
+        order = [i for _, i in sorted(found, key=lambda one: one[0], reverse=direction == "up")]
+        worse = {i for i in order if (rows[i].label, steps, name) in ties.worse}
+        best = [i for i in order if texts[i] == texts[order[0]] and i not in worse]
+        rest = [i for i in order if i not in best]
+        marks |= dict.fromkeys(best, "best")
+        marks |= dict.fromkeys([i for i in rest if texts[i] == texts[rest[0]]], "second")
+    return marks
 
 
 def _diagnostic(found: Mean | None) -> Entry:
@@ -249,13 +262,16 @@ def _flags(rows: Sequence[Row], metric: str) -> list[tuple[str, ...]]:
     return [score.flags for score in (row.scores[metric] for row in rows) if isinstance(score, Mean)]
 
 
-def _told_ties(ties: Ties, metrics: Iterable[str]) -> str:
+def _told_ties(ties: Ties, metrics: Iterable[str], rows: Sequence[Row]) -> str:
     """What the mark of a tie means, and where it could not be given; "" where nothing could be judged."""
     shown = set(metrics)
     if not ties.judged & shown:
         return ""
     gaps = sorted(ties.unjudged & shown)
     told = f" {TIE}: not shown to be worse than the best at the same number of steps (95 %, paired by prompt and seed)."
+    # Without training a method has no other runs.
+    if any(len(row.seeds) == 1 and row.training_iterations and not row.is_reference for row in rows):
+        told += " Where a row has one seed, this is said of these runs, not of their methods."
     return told + (f" Not judged in every row, for want of paired values: {', '.join(gaps)}." if gaps else "")
 
 
@@ -269,5 +285,6 @@ def _caption(backbone: str, ours: EvalSet) -> str:
         f"Backbone {backbone}, eval set {ours.name}: n = {ours.num_clips} clips of {ours.frames} frames of "
         f"{ours.width}×{ours.height} at {ours.fps:g} frames a second, against {ours.reference}. "
         "Behind ±: the SD over seeds, or a score's standard error where there is one seed. "
-        "Peak memory: of training. Bold and underlined: best and second at the same number of steps."
+        "Peak memory: of training. Bold and underlined: best and second at the same number of steps; "
+        "what reads the same shares the mark, unless it is shown to be worse."
     )

@@ -16,11 +16,13 @@ class Ties:
 
     Attributes:
         tied: (label, steps, metric) of the rows that are not the best, and not shown to be worse.
+        worse: those of the rows that are shown to be worse.
         judged: metrics in which some row could be paired with the best.
         unjudged: metrics in which some row could not: its record is older, or has none of the best one's seeds.
     """
 
     tied: frozenset[tuple[str, int, str]] = frozenset()
+    worse: frozenset[tuple[str, int, str]] = frozenset()
     judged: frozenset[str] = frozenset()
     unjudged: frozenset[str] = frozenset()
 
@@ -43,14 +45,16 @@ def ties_of(records: Sequence[Record], rows: Sequence[Row], directions: Mapping[
                 for label in values.keys() - {best}:
                     rivals.setdefault((label, best, steps), []).append(metric)
     tied: set[tuple[str, int, str]] = set()
+    worse: set[tuple[str, int, str]] = set()
     judged: set[str] = set()
     unjudged: set[str] = set()
     for (label, best, steps), metrics in rivals.items():
         verdicts = _verdicts(records, label, best, steps, metrics)
         judged |= verdicts.keys()
         unjudged |= set(metrics) - verdicts.keys()
-        tied |= {(label, steps, metric) for metric, verdict in verdicts.items() if verdict != "worse"}
-    return Ties(frozenset(tied), frozenset(judged), frozenset(unjudged))
+        for metric, verdict in verdicts.items():
+            (worse if verdict == "worse" else tied).add((label, steps, metric))
+    return Ties(frozenset(tied), frozenset(worse), frozenset(judged), frozenset(unjudged))
 
 
 def _verdicts(records: Sequence[Record], label: str, best: str, steps: int, metrics: Collection[str]) -> dict[str, str]:
