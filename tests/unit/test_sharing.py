@@ -187,6 +187,9 @@ def test_sound_records_have_no_problem(tmp_path: Path) -> None:
     floor = make("real", 0, cell={"method": "real", "checkpoint_sha256": ""})
     report = validate(folder(tmp_path, sound, floor), publishable=True)
     assert report.findings == () and report.num_files == 2
+    sizes = [200, 104, 104, 104]
+    unequal = make(fid=of_set(10.0, groups=sizes, se=jackknife_se(LEAVE_OUT, 10.0, sizes)))
+    assert validate(folder(tmp_path / "unequal", unequal), publishable=True).findings == ()
     assert validate(folder(tmp_path / "clips", per_clip()), publishable=True).findings == ()
 
 
@@ -209,6 +212,8 @@ def test_the_results_of_the_repository_are_valid(results: str) -> None:
         ),
         (make(fid=of_set(10.0, n=10)), "metrics.fid[mini]: n is 10 and invalid counts 0, and the eval set has 512"),
         (make(fid=of_set(10.0, se=0.5)), "metrics.fid[mini]: se is 0.5, and 1.28"),
+        (make(fid=of_set(10.0, groups=[128] * 3)), "its 4 leave-out values are of 3 groups of 384 clips, n is 512"),
+        (make(fid=of_set(10.0, groups=[200, 104, 104, 104])), "metrics.fid[mini]: se is 1.28"),
         (make(fid=score(9.9, leave_out=[1.0])), "metrics.fid[mini]: se is 0.5, and None"),
         (per_clip(value=1.75), "metrics.x: its value is 1.75, and the mean of its clips 1.5"),
         (per_clip(n=3, invalid={}), "metrics.x: n is 3, and 2 clips have a value"),
@@ -400,6 +405,12 @@ def without_git() -> Record:
             "changes that no commit holds: provenance.git.dirty is",
         ),
         (make(provenance=ORIGIN | {"git": None}), "provenance.git names no commit that holds the code: None"),
+        (make(training={"code": {"git": None}}), "training.code.git names no commit"),
+        (make(training={"code": ORIGIN | {"git": {"commit": "ab" * 20, "dirty": True}}}), "training.code.git.dirty is"),
+        (
+            make(training={"code": ORIGIN | {"method": "sha256 00"}}, provenance=ORIGIN | {"method": "sha256 11"}),
+            "its method was trained as 'sha256 00' and sampled as 'sha256 11'",
+        ),
         (make(provenance=ORIGIN | {"git": {"dirty": False}}), "provenance.git names no commit that holds the code"),
         (make(provenance=ORIGIN | {"git": {"commit": "", "dirty": False}}), "provenance.git names no commit"),
         (without_git(), "provenance.git names no commit that holds the code: None"),

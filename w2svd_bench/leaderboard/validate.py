@@ -193,7 +193,11 @@ def _of_set(score: Score, floor: bool) -> Iterator[str]:
     changed along with its leave-out values, and the extrapolation to infinitely many clips.
     """
     groups = len(score.leave_out)
-    se = jackknife_se(score.leave_out) if groups > 1 else None
+    if score.groups and (len(score.groups), sum(score.groups)) != (groups, score.n):
+        told = f"{len(score.groups)} groups of {sum(score.groups)} clips"
+        yield f"its {groups} leave-out values are of {told}, n is {score.n}"
+        return
+    se = jackknife_se(score.leave_out, score.value, score.groups or None) if groups > 1 else None
     if se is None or score.se is None or not math.isclose(se, score.se, rel_tol=_EXACT, abs_tol=1e-12):
         yield f"se is {score.se}, and {se} by its leave-out values"
         return
@@ -236,13 +240,20 @@ def _drafts(one: Record) -> Iterator[str]:
     random = [name for name, score in one.metrics.items() if is_random(name, getattr(score, "flags", ()))]
     if random:
         yield f"scores by random weights, which mean nothing: {', '.join(sorted(random))}"
-    told = one.provenance.get("git")
-    git = told if isinstance(told, dict) else {}
-    commit, dirty = git.get("commit"), git.get("dirty")
-    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-        yield f"provenance.git names no commit that holds the code: {told!r}"
-    elif dirty is not False:
-        yield f"the code had changes that no commit holds: provenance.git.dirty is {dirty!r}"
+    codes = {"provenance": one.provenance}
+    if one.training.code:  # older records don't say by which code they were trained
+        codes["training.code"] = one.training.code
+    for path, code in codes.items():
+        told = code.get("git")
+        git = told if isinstance(told, dict) else {}
+        commit, dirty = git.get("commit"), git.get("dirty")
+        if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+            yield f"{path}.git names no commit that holds the code: {told!r}"
+        elif dirty is not False:
+            yield f"the code had changes that no commit holds: {path}.git.dirty is {dirty!r}"
+    trained_by, sampled_by = (code.get("method") for code in (one.training.code, one.provenance))
+    if trained_by and trained_by != sampled_by:
+        yield f"its method was trained as {trained_by!r} and sampled as {sampled_by!r}"
 
 
 def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
