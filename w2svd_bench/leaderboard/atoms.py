@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
@@ -41,6 +41,7 @@ WAIT = 100
 SCALAR = 0.97  # as in train/health.py: above it alpha is but a factor
 ENOUGH = 3  # seeds that have all to collapse before a method is said to collapse whatever another one does
 _GB = 1e9
+_SILENT = "no fake learned, or their version is older"
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,13 @@ def _peaks(claim: MemoryClaim, records: Sequence[Record]) -> Atom:
     ways = {str({key: _at(one.config, key) for key in _WAY}) for one in every}
     if len(ways) > 1:
         return Atom(asks, "not measured", f"trained in different ways: {' and '.join(sorted(ways))}", files=files)
+    unknown = [
+        _of_seeds(label, side, blind)
+        for label, side in runs.items()
+        if (blind := [seed for seed, one in side.items() if not one.training.peak_memory_bytes])
+    ]
+    if unknown:
+        return Atom(asks, "not measured", f"no peak was measured of {' and '.join(unknown)}", files=files)
     peaks = [[one.training.peak_memory_bytes for one in side.values()] for side in (ours, theirs)]
     verdict: Verdict = "undecided"
     if max(peaks[0]) < min(peaks[1]):
@@ -311,16 +319,21 @@ def _collapse(claim: CollapseClaim, records: Sequence[Record]) -> Atom:
     remarks: tuple[str, ...] = ()
     if claim.stress is not None:
         stressed = (claim.stress.who, claim.stress.against)
-        if all(health_of(records, label)[0].collapsed_at for label in stressed):
+        found = [health_of(records, label) for label in stressed]
+        if all(one.collapsed_at for one, _, _ in found):
             labels, where = stressed, f"the recipe {claim.stress.name!r}"
         else:
-            remarks = (f"no records of both {stressed[0]!r} and {stressed[1]!r}: the stress recipe was not judged",)
+            why = f"no records of both {stressed[0]!r} and {stressed[1]!r}"
+            if all(_runs(records, label, _trained) for label in stressed):
+                why = "; ".join(reason for one, _, reason in found if not one.collapsed_at)
+            remarks = (f"{why}: the stress recipe was not judged",)
     asks = f"{labels[0]} does not collapse where {labels[1]} does, under {where}"
     (ours, our_files, our_why), (theirs, their_files, their_why) = (health_of(records, label) for label in labels)
     files = (*our_files, *their_files)
-    lacking = [why for one, why in ((ours, our_why), (theirs, their_why)) if not one.collapsed_at]
-    if lacking:
-        return Atom(asks, "not measured", "; ".join(lacking), files=files, remarks=remarks)
+    lacking = [why for why in (our_why, their_why) if why]
+    if lacking:  # of some seeds, too: a share of the others would be another number
+        known = [str(one) for one in (ours, theirs) if one.collapsed_at]
+        return Atom(asks, "not measured", "; ".join([*lacking, *known]), files=files, remarks=remarks)
     counts = [(one.collapsed, len(one.collapsed_at) - one.collapsed) for one in (ours, theirs)]
     p = _fisher(*counts)
     verdict: Verdict = "undecided"
@@ -346,19 +359,29 @@ def _fisher(ours: tuple[int, int], theirs: tuple[int, int]) -> float:
 
 
 def health_of(records: Sequence[Record], label: str) -> tuple[Health, tuple[str, ...], str]:
-    """The runs of a label whose health can be told, their files, and why there are none if so."""
+    """The runs of a label whose health can be told, their files, and why that of the others can't, or none are there.
+
+    The reason names its seeds, unless it is that of all; it is empty where the health of all trained runs is known.
+    """
     trained = _runs(records, label, _trained)
     told = _runs(records, label, _tells)
     long = {seed: one for seed, one in told.items() if one.training.updates.get("generator", 0) >= WAIT}
-    backbone = records[0].cell.backbone
-    why = f"no records of trained {label!r}"
-    if told:
-        why = f"{label!r}: fewer than {WAIT} updates, before which health can't be told"
-    elif trained:
-        why = f"{label!r}: the records say nothing of their runs' health: no fake learned, or their version is older"
+    every = trained | told
+    unknown = (
+        (every.keys() - told.keys(), f"the records say nothing of their runs' health: {_SILENT}"),
+        (told.keys() - long.keys(), f"fewer than {WAIT} updates, before which health can't be told"),
+    )
+    why = "; ".join(f"{_of_seeds(label, every, seeds)}: {reason}" for seeds, reason in unknown if seeds)
+    why = why if every else f"no records of trained {label!r}"
     at = {seed: one.training.health["collapsed_at"] for seed, one in long.items()}
     plain = {seed: None if update is None else int(update) for seed, update in at.items()}
+    backbone = records[0].cell.backbone
     return Health(backbone, label, plain), tuple(one.file_name for one in long.values()), why
+
+
+def _of_seeds(label: str, every: Collection[int], seeds: Collection[int]) -> str:
+    """A label and which of its seeds are meant; these are left away where all are."""
+    return repr(label) if len(seeds) == len(every) else f"{label!r} (seed {', '.join(map(str, sorted(seeds)))})"
 
 
 def alpha_of(records: Sequence[Record], label: str) -> Alpha | None:
