@@ -1,4 +1,4 @@
-"""Questions that records answer in part: what is unknown is named and decides nothing."""
+"""Questions that records answer in part: what is unknown is named, decides nothing; reference rows stand beside all."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import pytest
 
 from w2svd_bench.leaderboard.atoms import Atom, atoms_of
 from w2svd_bench.leaderboard.claims import Claims
+from w2svd_bench.leaderboard.compare import compare
 from w2svd_bench.record import Record
 
-from records import make
+from records import make, real, score, teacher
+
+NOISE = (0.5, -0.25, 0.75, -1.0, 0.25, -0.25)
+FLOOR = "teacher, 28 steps (noise floor)"
 
 
 def asked(kind: str, records: list[Record], **more: Any) -> list[Atom]:
@@ -91,3 +95,49 @@ def test_why_the_stress_recipe_was_not_judged() -> None:
     assert found.asks.endswith("under the normal recipe")
     assert "the stress recipe was not judged" in found.remarks[0]
     assert "'theirs-x': the records say nothing of their runs' health" in found.remarks[0], "there are records of both"
+
+
+# --- reference rows ---------------------------------------------------------------------------------------------------
+
+
+def scored(label: str, value: float, steps: int, seed: int = 0, shift: float = 0.0, **other: Any) -> Record:
+    leave_out = [value + hard * (1 + shift) for hard in NOISE]
+    return make(label, steps, seed, fid=score(value, leave_out=leave_out), **other)
+
+
+def with_floors() -> list[Record]:
+    ours = [scored("ours", 10.0 + seed / 100 + steps, steps, seed, 0.01) for steps in (1, 4) for seed in (0, 1, 2)]
+    floors = [
+        scored(one.cell.label, 2.0, one.cell.steps, cell={"method": one.cell.method}) for one in (teacher(), real())
+    ]
+    return ours + floors
+
+
+@pytest.mark.parametrize("label", [FLOOR, "real (noise floor)"])
+def test_a_reference_row_stands_beside_every_number_of_steps_and_every_seed(label: str) -> None:
+    records = with_floors()
+    found = asked("better", records, against=[{"label": label}], steps=[1, 4], metrics=["fid"], direction="worse")
+    told = compare(records, "ours", label)
+    assert [one.verdict for one in found] == ["holds", "holds"]
+    assert [one.numbers for one in found] == [one.as_data() for one in told.differences]
+    assert found[0].asks == f"ours at steps 1 is worse than {label} in fid", "it has no steps to compare at"
+    assert len(found[0].files) == 4, "three seeds and the one record beside them"
+    assert not any("left out" in remark for remark in found[0].remarks)
+
+
+def test_a_reference_row_may_be_claimed_of() -> None:
+    (found,) = asked("better", with_floors(), who=FLOOR, against=[{"label": "ours"}], steps=[4], metrics=["fid"])
+    assert found.verdict == "holds" and found.asks == f"{FLOOR} is better than ours at steps 4 in fid"
+    (both,) = asked(
+        "better", with_floors(), who=FLOOR, against=[{"label": "real (noise floor)"}], steps=[4], metrics=["fid"]
+    )
+    assert both.verdict == "undecided" and both.asks == f"{FLOOR} is better than real (noise floor) in fid"
+
+
+def test_steps_that_a_reference_row_has_not_are_not_measured() -> None:
+    floor = {"label": FLOOR, "steps": 28}
+    assert asked("better", with_floors(), against=[floor], steps=[1], metrics=["fid"])[0].verdict == "fails"
+    (found,) = asked("better", with_floors(), against=[floor | {"steps": 50}], steps=[1], metrics=["fid"])
+    assert found.verdict == "not measured" and found.why == f"no records of {FLOOR!r} at steps 50"
+    (alone,) = asked("better", with_floors(), who="nobody", against=[{"label": FLOOR}], steps=[1], metrics=["fid"])
+    assert alone.verdict == "not measured" and alone.why == "no records of 'nobody' at steps 1"

@@ -20,6 +20,7 @@ from w2svd_bench.leaderboard.claims import (
     Size,
 )
 from w2svd_bench.leaderboard.compare import LEVEL, Difference, outcome
+from w2svd_bench.leaderboard.rows import REFERENCE_METHODS
 from w2svd_bench.leaderboard.table import is_random
 from w2svd_bench.record import Record, Score, TrainingCost
 from w2svd_bench.uncertainty import Spread
@@ -154,14 +155,23 @@ def atoms_of(claim: Claim, records: Sequence[Record], planner: Planner | None) -
 def _better(claim: BetterClaim, steps: int, rival: Rival, name: str, records: Sequence[Record]) -> Atom:
     other = rival.steps or steps
     word = {"better": "better than", "worse": "worse than"}[claim.direction]
-    asks = f"{claim.who} at steps {steps} is {word} {rival.label} at steps {other} in {name}"
     ours, theirs = _cells(records, claim.who, steps), _cells(records, rival.label, other)
+    floor, their_floor = _floor(records, claim.who), _floor(records, rival.label, rival.steps)
+    if floor is not None:  # beside every seed of the other one
+        ours = dict.fromkeys(theirs, floor) if their_floor is None else {0: floor}
+    if their_floor is not None:
+        theirs = dict.fromkeys(ours, their_floor)
+    who, against = (
+        label if one is not None else f"{label} at steps {number}"
+        for label, number, one in ((claim.who, steps, floor), (rival.label, other, their_floor))
+    )
+    asks = f"{who} is {word} {against} in {name}"
     lacking = [f"{label!r} at steps {number}" for label, number, by in (
-        (claim.who, steps, ours), (rival.label, other, theirs)) if not by]  # fmt: skip
+        (claim.who, steps, floor or ours), (rival.label, other, their_floor or theirs)) if not by]  # fmt: skip
     pairs = {seed: (ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())}
     if not pairs:
         return Atom(asks, "not measured", f"no records of {' and '.join(lacking)}" if lacking else "no seed in common")
-    files = tuple(one.file_name for pair in pairs.values() for one in pair)
+    files = tuple(dict.fromkeys(one.file_name for pair in pairs.values() for one in pair))
     reasons = []
     for metric in FAMILIES.get(name, (name,)):
         scores = [one.metrics.get(metric) for pair in pairs.values() for one in pair]
@@ -205,6 +215,17 @@ def _compared(
 
 def _cells(records: Sequence[Record], label: str, steps: int) -> dict[int, Record]:
     return {one.cell.seed: one for one in records if one.cell.label == label and one.cell.steps == steps}
+
+
+def _floor(records: Sequence[Record], label: str, steps: int | None = None) -> Record | None:
+    """The record of a reference row, which is compared with every number of steps and every seed, as in `compare`.
+
+    None where the label is none, or is asked for at steps that the row is not of.
+    """
+    found = [one for one in records if one.cell.label == label]
+    if len(found) != 1 or found[0].cell.method not in REFERENCE_METHODS or steps not in (None, found[0].cell.steps):
+        return None
+    return found[0]
 
 
 def _degrees(scores: Sequence[Score]) -> int:
