@@ -18,6 +18,7 @@ from w2svd_bench.leaderboard.board import Leaderboard
 from w2svd_bench.leaderboard.curves import Curve, collect_curves, read_curves, write_curves
 from w2svd_bench.leaderboard.plots import MARKERS, PALETTE, Plot, draw, pareto_front, spread, write_plots
 from w2svd_bench.record import Record
+from w2svd_bench.train.log import CURVES, read
 
 from records import grid, make, metrics_only, real, score
 
@@ -176,7 +177,25 @@ def test_a_folder_without_curves_has_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["{", '{"seconds": 1}', "[1]", '{"iteration": "x"}'])
 def test_damaged_curves_are_named(line: str, tmp_path: Path) -> None:
-    path = write_run(tmp_path, [line])
+    path = write_run(tmp_path, [line, json.dumps(point(0, 9.0))])
     with pytest.raises(BenchError) as error:
         collect_curves(tmp_path)
     assert str(path) in error.value.what
+
+
+@pytest.mark.parametrize("cut", ['{"iteration": 100, "sec', '{"iteration": 100, "sec\n', "{"])
+def test_a_last_line_that_was_cut_off_is_left_out(cut: str, tmp_path: Path) -> None:
+    """As that of a run that was killed, or writes while it is read: the one that goes on with the run does likewise."""
+    path = write_run(tmp_path, [json.dumps(point(0, 9.0))])
+    path.write_text(path.read_text() + cut)
+    assert [point["iteration"] for point in read(path.parent, CURVES)] == [0]
+    (found,) = collect_curves(tmp_path)
+    assert found.line("fid[mini]@1", "iteration") == {0: (0.0, 9.0)}
+
+
+def test_curves_that_nobody_asked_for_are_not_read(tmp_path: Path) -> None:
+    write_run(tmp_path, [json.dumps(point(0, 9.0))])
+    for label, seed in (("lcm", 1), ("abandoned", 0)):
+        write_run(tmp_path, ["{", json.dumps(point(0, 9.0))], label, seed)
+    (found,) = collect_curves(tmp_path, {("mini", "lcm", 0), ("mini", "none", 0)})
+    assert (found.label, found.seed) == ("lcm", 0)

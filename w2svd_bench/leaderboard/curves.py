@@ -7,9 +7,10 @@ all runs in ``curves.json``, so that its plots can be drawn again without the ru
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,11 @@ class Curve:
         return found
 
 
-def collect_curves(runs: Path) -> list[Curve]:
+def collect_curves(runs: Path, wanted: Collection[tuple[str, str, int]] | None = None) -> list[Curve]:
     """The curves of all runs ``runs/<backbone>/<label>/seed<k>/`` that left some, sorted.
+
+    Args:
+        wanted: only of these (backbone, label, seed): the curves of others are not even read; None for all.
 
     Raises:
         BenchError: a file is damaged.
@@ -61,9 +65,8 @@ def collect_curves(runs: Path) -> list[Curve]:
     found = []
     for path in sorted(runs.glob(f"*/*/seed*/{FILE}")):
         run = _json(path.with_name(RUN_FILE), path.with_name(RUN_FILE).read_text("utf-8"))
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-        points = [_json(path, line) for line in lines]
-        found.append(_curve(path, run | {"points": points}))
+        if wanted is None or (run.get("backbone"), run.get("label"), run.get("seed")) in wanted:
+            found.append(_curve(path, run | {"points": _lines(path)}))
     return sorted(found, key=lambda curve: (curve.backbone, curve.label, curve.seed))
 
 
@@ -91,6 +94,15 @@ def _curve(path: Path, data: Mapping[str, Any]) -> Curve:
         return Curve(str(data["backbone"]), str(data["label"]), int(data["seed"]), points)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _lines(path: Path) -> list[Any]:
+    """All but a last line that was cut off: a run that is killed leaves one, and goes on without it (`train.log`)."""
+    lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    points = [_json(path, line) for line in lines[:-1]]
+    with contextlib.suppress(BenchError):
+        points += [_json(path, line) for line in lines[-1:]]
+    return points
 
 
 def _finite(point: Mapping[str, Any]) -> dict[str, Any]:
