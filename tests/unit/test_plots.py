@@ -139,6 +139,18 @@ def test_the_mean_over_seeds_is_of_what_all_have(drawn: list[Plot]) -> None:
     assert len(widths) == 4  # two seeds, two panels
 
 
+def test_seeds_without_a_metric_are_missed(drawn: list[Plot]) -> None:
+    """All points of one seed are of a generator that broke: what is drawn says that it is of the other one."""
+    broken = Curve("mini", "lcm", 1, ({"iteration": 0, "seconds": 0.0, "metrics": {}, "fake_loss": 2.0},))
+    plots = {plot.name: plot for plot in draw(board(), [curve(), broken, curve("dmd_v2")])}
+    plot = plots["fid-mini-against-iteration"]
+    assert texts(plot).count("1 of 2 seeds of lcm") == 2 and "lcm" not in texts(plot)  # two panels
+    assert "Without a value, and not in the mean: 1 of 2 seeds of lcm." in plot.alt
+    lost = draw(board(), [broken, curve("dmd_v2")])
+    assert "Without a value, and not in the mean: 1 of 1 seed of lcm." in lost[1].alt, "no line, but a word"
+    assert not any("Without" in each.alt for each in [*drawn, plots["health-against-iteration"]])
+
+
 def test_files_are_written_and_old_ones_go(drawn: list[Plot], tmp_path: Path) -> None:
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "old.svg").write_text("old")

@@ -231,13 +231,21 @@ def _curves(
     unit: str,
     styles: Mapping[str, _Style],
 ) -> Plot:
-    """One panel below the other, a line a method: its mean over seeds, and where there are several, each seed thin."""
+    """One panel below the other, a line a method: its mean over seeds, and where there are several, each seed thin.
+
+    Where some seeds have no value, as those whose generator broke, the label and the text say so.
+    """
     figure, axes = _panels(len(panels))
     shown: dict[str, None] = {}
+    lacking: dict[str, None] = {}
     for ax, (key, panel) in zip(axes, panels.items(), strict=True):
         ends, values = [], []
         for label in dict.fromkeys(curve.label for curve in curves):
-            seeds = [line for curve in curves if curve.label == label and (line := curve.line(key, quantity))]
+            ours = [curve.line(key, quantity) for curve in curves if curve.label == label]
+            seeds = [line for line in ours if line]
+            of_all = f"of {len(ours)} seed{'' if len(ours) == 1 else 's'} of {label}"
+            if len(seeds) < len(ours) and (seeds or key not in HEALTH):  # many methods have no fake, whose loss it is
+                lacking[f"{len(ours) - len(seeds)} {of_all}"] = None
             if not seeds:
                 continue
             style = styles[label]
@@ -248,7 +256,8 @@ def _curves(
                 x, y = _xy(mean)
                 look: Any = {"color": style.colour, "marker": style.marker, "linestyle": style.dash, **_LINE}
                 ax.plot(x, y, markevery=max(1, len(x) // 8), **look)
-                ends.append(_End(x[-1], y[-1], label, style))
+                text = label if len(seeds) == len(ours) else f"{len(seeds)} {of_all}"
+                ends.append(_End(x[-1], y[-1], text, style))
                 shown[label] = None
             values += [value for line in seeds for _, value in line.values()]
         _scale(ax, values)
@@ -258,6 +267,7 @@ def _curves(
     alt = (
         f"{title}, backbone {backbone}, {len(panels)} panel{'s' if len(panels) > 1 else ''}: "
         f"{', '.join(panels.values())}. Methods: {', '.join(shown)}. Thick: mean over seeds; thin: each seed."
+        + (f" Without a value, and not in the mean: {', '.join(lacking)}." if lacking else "")
     )
     return _plot(name, title, alt, figure)
 
