@@ -1,7 +1,8 @@
 """``report.html``: tables, claims, plots, clips and the provenance of every number in one file that needs no network.
 
 It is a pure function of a folder of results: its records and, where they are there, ``claims.json``, ``curves.json``
-and ``clips/``. The page's own style and script stand in ``assets/report`` and are written into it.
+and ``clips/``. Claims that were judged by other records are marked, clips of other weights left out. The page's own
+style and script stand in ``assets/report`` and are written into it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from w2svd_bench.leaderboard.report_parts import (
     Clips,
     Proof,
     board_tables,
+    outdated,
     proofs,
     read_claims,
     read_clips,
@@ -66,6 +68,7 @@ def render(
         "proofs": shown,
         "plots": [(plot, _inline(plot)) for plot in plots],
         "claims": claims,
+        "outdated": outdated(claims, board.records) if claims is not None else [],
         "clips": fitting,
         "stale": len(clips.clips) - len(fitting.clips) if clips is not None and fitting is not None else 0,
         "css": (ASSETS / "report.css").read_text("utf-8"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ import pydantic
 
 from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard.board import Leaderboard
+from w2svd_bench.leaderboard.cited import is_outdated
 from w2svd_bench.leaderboard.render import to_latex, to_markdown
 from w2svd_bench.leaderboard.rows import Mean, Row
 from w2svd_bench.leaderboard.table import DASH, Column, Entry, Table
@@ -106,6 +107,7 @@ class Atom(_Loose):
     why: str
     remarks: list[str] = []
     files: list[str] = []
+    numbers: dict[str, Any] | None = None
     p_holm: float | None = None
 
 
@@ -227,6 +229,16 @@ def read_claims(folder: Path) -> Claims | None:
     """``claims.json``; None where there is none. Raises `BenchError` if it is damaged."""
     path = folder / CLAIMS_FILE
     return _parsed(path, Claims, "w2svd-bench claims FOLDER --json > FOLDER/claims.json") if path.is_file() else None
+
+
+def outdated(claims: Claims, records: Sequence[Record]) -> list[Claim]:
+    """The claims that were judged by records which are not among these any more, or say something else by now."""
+    found = []
+    for claim in claims.judged:
+        ours = [one for one in records if claim.backbone in ("", one.cell.backbone)]
+        if any(is_outdated(atom, ours) for atom in claim.atoms):
+            found.append(claim)
+    return found
 
 
 def read_clips(folder: Path) -> Clips | None:
