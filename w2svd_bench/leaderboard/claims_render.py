@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from w2svd_bench.leaderboard.atoms import SCALAR, Atom
 from w2svd_bench.leaderboard.compare import LEVEL
+from w2svd_bench.leaderboard.render import markdown_text
 from w2svd_bench.leaderboard.table import DASH
 from w2svd_bench.leaderboard.verdicts import RULE, Judged, Report
 
@@ -28,16 +30,18 @@ def to_markdown(report: Report) -> str:
     lines = [_NOTE, "# Claims", "", "| claim | backbone | verdict | atoms |", "|---|---|---|---|"]
     for one in report.judged:
         link = f"[{one.id}](#{_anchor(one)})"
-        lines.append(_row(link, one.backbone, f"**{one.verdict}**", told_counts(one.counts)))
+        lines.append(_row(link, markdown_text(one.backbone), f"**{one.verdict}**", told_counts(one.counts)))
     lines += [text for remark in remarks(report) for text in ("", remark)]
     for one in report.judged:
-        lines += ["", f'<a id="{_anchor(one)}"></a>', "", f"## {one.method}: {one.id}, on {one.backbone}", ""]
-        lines += [f"> {one.says}", f"> ({one.source})", "", f"**{one.verdict}** ({told_counts(one.counts)})", ""]
+        title = markdown_text(f"{one.method}: {one.id}, on {one.backbone}")
+        lines += ["", f'<a id="{_anchor(one)}"></a>', "", f"## {title}", ""]
+        lines += [f"> {markdown_text(one.says)}", f"> ({_source(one.source)})", ""]
+        lines += [f"**{one.verdict}** ({told_counts(one.counts)})", ""]
         columns = ("it is claimed that", "verdict", "numbers", "p", "p (Holm)", "after Holm")
         lines += [_row(*columns), _row(*["---"] * len(columns))]
         for atom in one.atoms:
-            told = "; ".join([atom.why, *atom.remarks])
-            lines.append(_row(atom.asks, atom.verdict, told, _p(atom.p), _p(atom.p_holm), atom.corrected or DASH))
+            asks, told = markdown_text(atom.asks), markdown_text("; ".join([atom.why, *atom.remarks]))
+            lines.append(_row(asks, atom.verdict, told, _p(atom.p), _p(atom.p_holm), atom.corrected or DASH))
         files = dict.fromkeys(file for atom in one.atoms for file in atom.files)
         if files:
             lines += ["", f"<details><summary>from {len(files)} records</summary>", ""]
@@ -49,10 +53,11 @@ def to_markdown(report: Report) -> str:
             at = [f"{update} ({seed})" for seed, update in health.collapsed_at.items() if update is not None]
             seeds = len(health.collapsed_at)
             told = ", ".join(at) or DASH
-            lines.append(_row(health.backbone, health.label, str(seeds), str(health.collapsed), told))
+            backbone, label = markdown_text(health.backbone), markdown_text(health.label)
+            lines.append(_row(backbone, label, str(seeds), str(health.collapsed), told))
     if report.alphas:
         lines += ["", "## What alpha does", "", ALPHA_RULE, ""]
-        lines += [f"* {one.backbone}, {one}" for one in report.alphas]
+        lines += ["* " + markdown_text(f"{one.backbone}, {one}") for one in report.alphas]
     return "\n".join(lines) + "\n"
 
 
@@ -115,11 +120,17 @@ def _table(*titles: str) -> rich.table.Table:
 
 
 def _anchor(one: Judged) -> str:
-    return f"{one.method}-{one.id}-{one.backbone}".replace(" ", "-")
+    return re.sub(r"[^\w./-]+", "-", f"{one.method}-{one.id}-{one.backbone}")
+
+
+def _source(text: str) -> str:
+    """Addresses are left as they are: GitHub makes links of them, backslashes included."""
+    return " ".join(word if re.match("https?://", word) else markdown_text(word) for word in text.split())
 
 
 def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
+    """Of Markdown, as it is."""
+    return "| " + " | ".join(cells) + " |"
 
 
 def _p(value: float | None) -> str:
