@@ -80,7 +80,7 @@ def _keep_curves(runs: Path, folder: Path, records: list[Record]) -> None:
     if not runs.is_dir():
         raise BenchError(f"runs can't be read from {runs}", "there is no such folder", "check the path")
     known = {(one.cell.backbone, one.cell.label, one.cell.seed) for one in records}
-    found = [one for one in collect_curves(runs) if (one.backbone, one.label, one.seed) in known]
+    found = collect_curves(runs, known)
     if found:
         write_curves(found, folder)
     else:
