@@ -106,10 +106,15 @@ def test_numbers_of_another_version_are_other_numbers(tmp_path: Path) -> None:
     assert [one.id for one in outdated(claims, records())] == ["rival"]
 
 
-def test_labels_of_another_folder_are_not_missed(tmp_path: Path) -> None:
+def test_a_label_that_is_gone_altogether_is_missed(tmp_path: Path) -> None:
+    claims = kept(tmp_path, records())
+    assert outdated(claims, [one for one in records() if one.cell.label != "theirs"])
+
+
+def test_atoms_of_another_folder_are_not_missed(tmp_path: Path) -> None:
     """Claims are judged over several folders together, and the report is of one of them."""
     claims = kept(tmp_path, records())
-    assert outdated(claims, [one for one in records() if one.cell.label != "theirs"]) == []
+    assert outdated(claims, [changed(one, cell={"label": f"another {one.cell.label}"}) for one in records()]) == []
 
 
 def test_another_backbone_says_nothing_of_a_verdict(tmp_path: Path) -> None:

@@ -26,13 +26,14 @@ class Cites(Protocol):
 def is_outdated(atom: Cites, records: Sequence[Record]) -> bool:
     """Whether an atom rests on records that are not among these any more, or say something else by now.
 
-    Claims may be judged over several folders together, so a label that these records have none of is not missed.
+    Claims may be judged over several folders together, so an atom of which nothing is here, not even other records of
+    its labels, is of another folder.
     """
     here = {one.file_name: one for one in records}
     labels = {_label(name) for name in here}
     cited = [here[name] for name in atom.files if name in here]
     if len(cited) < len(atom.files):
-        return any(_label(name) in labels for name in atom.files if name not in here)
+        return bool(cited) or any(_label(name) in labels for name in atom.files)
     try:
         return bool(cited) and atom.numbers is not None and not _agree(atom.numbers, cited)
     except (KeyError, TypeError):  # numbers as another version told them
