@@ -40,6 +40,32 @@ def test_a_failure_is_named_and_ends_its_own_job_only(tmp_path: Path) -> None:
     assert (tmp_path / "mini" / "euler" / "seed0" / "run.json").is_file()
 
 
+CHATTY = r"""
+import os
+import sys
+
+from w2svd_bench.baselines.euler.method import Euler
+
+for line in ("0.53", "null", "[1, 2]", '"task"', "{}", '{"task": 3}', '{"task": "x", "done": null}', "9" * 9999):
+    print(line, flush=True)
+os.write(1, b"\xff\xfe\n")
+os.write(2, b"\xff\xfe\n")
+
+
+class Chatty(Euler):
+    name = "chatty"
+"""
+
+
+def test_what_a_plugin_prints_is_no_progress_and_no_failure(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "chatty.py").write_text(CHATTY)
+    talk = ["methods", "--plugin", str(tmp_path / "chatty.py")]
+    out = ["--set", "training.iterations=1", "--set", "training.pool_clips=8", "--set", "training.batch_size=2"]
+    train = ["train", "--method", "lcm", *out, "--out", str(tmp_path), "--device", "cpu"]
+    run_jobs([Job("lcm seed 0", [talk, train])], 1)
+    assert "training lcm seed 0: 1/1" in "".join(capfd.readouterr())
+
+
 @pytest.mark.slow
 def test_reproduce_ends_with_tables_claims_and_a_report(cli: Command, tmp_path: Path) -> None:
     """A whole benchmark of two tiny runs; the second time there is nothing left to train."""

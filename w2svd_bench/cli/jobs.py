@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from w2svd_bench.cli.progress import JSON_VARIABLE, Reporter
 from w2svd_bench.errors import BenchError
@@ -55,6 +56,7 @@ def _run(job: Job, report: Reporter, lock: threading.Lock) -> str | None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",  # a plug-in may print anything
         env=environment,
     )
     complaints: list[str] = []
@@ -62,14 +64,21 @@ def _run(job: Job, report: Reporter, lock: threading.Lock) -> str | None:
     listener = threading.Thread(target=lambda stream: complaints.extend(stream), args=(process.stderr,))
     listener.start()
     for line in process.stdout:
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        name = event["task"] if job.name.split(" ")[0] in event["task"] else f"{job.name}: {event['task']}"
-        with lock:
-            report(name, event["done"], event["total"], event["note"])
+        match _parsed(line):
+            # A plug-in's own output may be JSON, too: of a number, say.
+            case {"task": str(task), "done": int(done), "total": int(total), "note": str(note)}:
+                name = task if job.name.split(" ")[0] in task else f"{job.name}: {task}"
+                with lock:
+                    report(name, done, total, note)
     listener.join()
     if process.wait() != 0:
         return " ".join(" ".join(complaints).split())[-600:] or f"exit status {process.returncode}"
     return None
+
+
+def _parsed(line: str) -> Any:
+    """What a line says in JSON; None for what is none."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
