@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from w2svd_bench.flow import schedule
 from w2svd_bench.method import Method
 from w2svd_bench.methods.w2svd.method import W2SVD
 from w2svd_bench.samplers import Sampler
-from w2svd_bench.train.log import CURVES, read
+from w2svd_bench.train.log import CURVES, FILE, append, read, rewind
 from w2svd_bench.train.loop import Trainer, train
 from w2svd_bench.train.run import Run
 from w2svd_bench.train.validation import SEEDS, Validation, Validator, diversity_of, saturation_of
@@ -244,6 +245,23 @@ def test_its_seconds_are_no_seconds_of_training(backbone: Backbone, tmp_path: Pa
     assert trainer.counters.seconds < spent - 6 * 0.3  # three points at two numbers of steps
     seconds = [line["seconds"] for line in read(tmp_path, CURVES)]
     assert seconds[0] == 0 < seconds[1] < seconds[2] <= trainer.counters.seconds
+
+
+@pytest.mark.parametrize("file", [FILE, CURVES])
+def test_a_stop_while_lines_are_left_out_loses_none_before(file: str, tmp_path: Path) -> None:
+    for iteration in range(20):
+        append(tmp_path, {"iteration": iteration}, file)
+    before = read(tmp_path, file)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # as if the disk were full after a few lines
+    try:
+        with pytest.raises(OSError, match="too large"):
+            rewind(tmp_path, 15, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read(tmp_path, file) == before
+    assert rewind(tmp_path, 15, file) == read(tmp_path, file) == before[:16]
+    assert [path.name for path in tmp_path.iterdir()] == [file]
 
 
 def test_a_run_that_goes_on_has_every_point_once(backbone: Backbone, tmp_path: Path) -> None:

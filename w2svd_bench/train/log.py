@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from w2svd_bench.record import write_atomically
 from w2svd_bench.train.memory import peak_memory_bytes
 from w2svd_bench.world import ALONE, World
 
@@ -67,9 +68,12 @@ def read(folder: Path, file: str = FILE) -> list[dict[str, Any]]:
 
 
 def rewind(folder: Path, iteration: int, file: str = FILE) -> list[dict[str, Any]]:
-    """Leaves out what was written after an iteration, for it will be done again; returns what is kept."""
+    """Leaves out what was written after an iteration, for it will be done again; returns what is kept.
+
+    A kill at any moment leaves the old lines or those that are kept.
+    """
     kept = [entry for entry in read(folder, file) if entry["iteration"] <= iteration]
-    (folder / file).write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    write_atomically(folder / file, "".join(json.dumps(entry) + "\n" for entry in kept))
     return kept
 
 
