@@ -31,7 +31,7 @@ from w2svd_bench.data.latents import LatentPool
 from w2svd_bench.errors import BenchError
 from w2svd_bench.method import GENERATOR, Method, Update
 from w2svd_bench.methods.w2svd.method import W2SVD
-from w2svd_bench.train import checkpoint
+from w2svd_bench.train import checkpoint, loop
 from w2svd_bench.train.loop import Trainer, train
 from w2svd_bench.train.run import Run
 from w2svd_bench.types import Cond, Loss
@@ -280,9 +280,13 @@ def collectives(world: World) -> dict[str, Any]:
     }
 
 
-def trained(world: World, folder: Path) -> list[str]:
-    """`train` from the run folder to the export, twice: the second time it is finished."""
-    digests = []
+def trained(world: World, folder: Path) -> dict[str, Any]:
+    """`train` from the run folder to the export, twice: the second time it is finished.
+
+    The processes' peaks are 100, 101, ... bytes.
+    """
+    digests, peaks = [], []
+    loop.peak_memory_bytes = lambda: 100 + world.rank
     for _ in range(2):
         engine = engine_of("lcm", "fsdp")
         recipe, (cls, settings) = new_recipe("lcm", engine, iterations=1), CASES["lcm"]
@@ -290,7 +294,8 @@ def trained(world: World, folder: Path) -> list[str]:
         method = cls(validated(cls.Config, settings, "lcm"), 3.0)
         done = train(method, new_backbone(engine), new_data(), recipe, run, folder, report, world)
         digests.append(done.weights_sha256)
-    return digests
+        peaks.append(done.peak_memory_bytes)
+    return {"digests": digests, "peaks": peaks}
 
 
 def main(root: Path) -> None:

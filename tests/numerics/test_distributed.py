@@ -245,9 +245,16 @@ def test_a_loss_that_is_no_number_in_one_process_stops_both(mode: str, said: lis
 
 
 def test_a_run_is_written_and_exported_once(said: list[dict[str, Any]], two: Path) -> None:
-    digests = {digest for one in said for digest in one["trained"]}
+    digests = {digest for one in said for digest in one["trained"]["digests"]}
     assert digests == {generator_sha256(two / "trained" / "generator")}
     assert json.loads((two / "trained" / "run.json").read_text())["finished"]
+
+
+def test_the_peak_of_a_run_is_that_of_the_process_that_took_most(said: list[dict[str, Any]], two: Path) -> None:
+    assert [one["trained"]["peaks"] for one in said] == [[101, 101]] * 2
+    assert [entry["peak_memory_bytes"] for entry in run_log.read(two / "trained")] == [101]
+    index = json.loads((two / "trained" / checkpoint.FOLDER / checkpoint.INDEX).read_text())
+    assert index["counters"]["peak_memory_bytes"] == 101
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from w2svd_bench.flow import schedule
 from w2svd_bench.method import Method
 from w2svd_bench.methods.w2svd.method import W2SVD
 from w2svd_bench.samplers import Sampler
+from w2svd_bench.train import memory
 from w2svd_bench.train.log import CURVES, FILE, append, read, rewind
 from w2svd_bench.train.loop import Trainer, train
 from w2svd_bench.train.run import Run
@@ -245,6 +247,50 @@ def test_its_seconds_are_no_seconds_of_training(backbone: Backbone, tmp_path: Pa
     assert trainer.counters.seconds < spent - 6 * 0.3  # three points at two numbers of steps
     seconds = [line["seconds"] for line in read(tmp_path, CURVES)]
     assert seconds[0] == 0 < seconds[1] < seconds[2] <= trainer.counters.seconds
+
+
+class Allocator:
+    """Stands in for a GPU's: what it holds, and held at most since it was told to forget that."""
+
+    def __init__(self, holds: int, peak: int) -> None:
+        self.holds, self.peak = holds, peak
+
+    def is_available(self) -> bool:
+        return True
+
+    def max_memory_allocated(self) -> int:
+        return self.peak
+
+    def reset_peak_memory_stats(self) -> None:
+        self.peak = self.holds
+
+    def take(self, more: int) -> None:
+        """Allocates, and frees again."""
+        self.peak = max(self.peak, self.holds + more)
+
+
+def test_its_memory_is_no_memory_of_training(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Allocator(holds=100, peak=5000)  # encoding the clips took that much
+    monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=gpu))
+    trainer = trainer_of("lcm", backbone, 3)
+    (optimizer,) = trainer.optimizers.values()
+    step, amounts = optimizer.step, iter((30, 50, 40))
+
+    def learn() -> None:
+        gpu.take(next(amounts))
+        step()
+
+    def look(clips_BFHWC: np.ndarray) -> dict[str, np.ndarray]:
+        gpu.take(900)
+        return read_means(clips_BFHWC)
+
+    monkeypatch.setattr(optimizer, "step", learn)
+    trainer.fit(tmp_path, ignore, validation=Validation(1, cond_of(4), look, compare, 4, {}))
+    assert [line["iteration"] for line in read(tmp_path, CURVES)] == [0, 1, 2, 3]
+    assert [line["peak_memory_bytes"] for line in read(tmp_path)] == [130, 150, 150]
+    assert trainer.counters.peak_memory_bytes == 150
 
 
 @pytest.mark.parametrize("file", [FILE, CURVES])

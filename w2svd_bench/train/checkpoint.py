@@ -48,6 +48,8 @@ class Counters:
         evaluations: clips that passed through a network.
         updates: optimiser steps by role; their sum is also how many batches were drawn.
         vitals: what the health of the run is told from (`health.Vitals`); empty where none is watched.
+        peak_memory_bytes: the highest peak of a process that trained, those before a restart included; 0 is unknown.
+            Checkpoints older than this field don't say it, and a run that goes on from one knows only what came after.
     """
 
     iteration: int = 0
@@ -55,6 +57,7 @@ class Counters:
     evaluations: int = 0
     updates: dict[str, int] = field(default_factory=dict)
     vitals: dict[str, Any] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from w2svd_bench.record import write_atomically
-from w2svd_bench.train.memory import peak_memory_bytes
 from w2svd_bench.world import ALONE, World
 
 FILE, CURVES = "log.jsonl", "curves.jsonl"
@@ -36,14 +35,14 @@ class Log:
             kept = value.detach() if isinstance(value, torch.Tensor) else value
             self._values[f"{role}/{name}"].append((kept, weight))
 
-    def write(self, iteration: int, **extra: float) -> dict[str, float]:
-        """Writes one line, all processes together: the means since the last one, peak memory, and ``extra``."""
+    def write(self, iteration: int, peak_memory_bytes: int, **extra: float) -> dict[str, float]:
+        """Writes one line, all processes together: the means since the last one, the highest peak, and ``extra``."""
         sums = {
             name: (sum(float(value) * weight for value, weight in values), sum(weight for _, weight in values))
             for name, values in self._values.items()
         }
         self._values.clear()
-        everyones = self._world.gather((sums, peak_memory_bytes()))
+        everyones = self._world.gather((sums, peak_memory_bytes))
         names = dict.fromkeys(name for theirs, _ in everyones for name in theirs)
         means = {}
         for name in names:

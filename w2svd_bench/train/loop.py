@@ -35,7 +35,7 @@ from w2svd_bench.rng import Rng
 from w2svd_bench.train import checkpoint
 from w2svd_bench.train.health import FAKE_LOSS, RAW, STD, TEACHER_CLIPS, WATCHED, Vitals, Watchable, alarm
 from w2svd_bench.train.log import CURVES, Log
-from w2svd_bench.train.memory import peak_memory_bytes
+from w2svd_bench.train.memory import forget_peak, peak_memory_bytes
 from w2svd_bench.train.run import GENERATOR_FOLDER, Run
 from w2svd_bench.train.validation import Curves, Validation, Validator
 from w2svd_bench.types import TEACHER, Batch, TrainingData, average_of
@@ -111,6 +111,7 @@ class Trainer:
         self.counters.iteration = iteration + 1
         own = self.roles.evaluations - self._evaluations_apart
         self.counters.evaluations = self._evaluations_before + own * self.world.size
+        self.counters.peak_memory_bytes = max(self.counters.peak_memory_bytes, peak_memory_bytes())
 
     def _update(self, update: Update, iteration: int, index: int, log: Log | None) -> None:
         role, settings, optimizer = update.role, self.settings[update.role], self.optimizers[update.role]
@@ -198,7 +199,8 @@ class Trainer:
             self.counters.seconds = before + time.perf_counter() - start - self._seconds_apart
             self._follow(done, log, say if world.lead else None)
             if done % training.log_every == 0 or last:
-                entry = log.write(done, seconds_per_iteration=self.counters.seconds / done)
+                peak, pace = self.counters.peak_memory_bytes, self.counters.seconds / done
+                entry = log.write(done, peak, seconds_per_iteration=pace)
                 if world.lead:
                     report(done, training.iterations, entry)
             if curves is not None and (done % curves.every == 0 or last):
@@ -206,6 +208,7 @@ class Trainer:
                     self._validate(curves, done)
             if done % training.checkpoint_every == 0 or last:
                 self.counters.vitals = {} if self.vitals is None else asdict(self.vitals)
+                self.counters.peak_memory_bytes = max(world.gather(self.counters.peak_memory_bytes))
                 checkpoint.save(folder, self.roles, self.optimizers, self.counters, world)
 
     def _watch(self) -> None:
@@ -271,13 +274,17 @@ class Trainer:
 
     @contextmanager
     def _apart(self) -> Iterator[None]:
-        """What is done in here is no training: neither its seconds nor its network evaluations are counted."""
+        """What is done in here is no training: neither its seconds nor its network evaluations are counted.
+
+        Nor is a GPU's peak in here, or before the first time: `step` notes that of training.
+        """
         evaluations, start = self.roles.evaluations, _now(self.world.device)
         try:
             yield
         finally:
             self._evaluations_apart += self.roles.evaluations - evaluations
             self._seconds_apart += _now(self.world.device) - start
+            forget_peak()
 
 
 @torch.no_grad()
@@ -343,7 +350,7 @@ def train(
         counters = trainer.counters
         run.iterations, run.updates = counters.iteration, counters.updates
         run.network_evaluations, run.seconds = counters.evaluations, counters.seconds
-        run.peak_memory_bytes = max(world.gather(peak_memory_bytes()))
+        run.peak_memory_bytes = counters.peak_memory_bytes
         name = device_name(world.device)
         run.device = name if world.size == 1 or name == "cpu" else f"{world.size} x {name}"
         run.health = trainer.health()

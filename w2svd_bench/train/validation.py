@@ -1,7 +1,7 @@
 """Validation while a method trains: what its average samples now, so that a collapse is seen when it happens.
 
 It draws its noise by keys of its own and learns nothing, so training is the same to the last bit with and without it;
-its seconds and network evaluations are not counted as training.
+its seconds and network evaluations are not counted as training, nor is what it takes of a GPU's memory.
 Axes: N clips of the set, B clips of a batch, P prompts, S seeds of one prompt; latents are (B, C, T, h, w), clips uint8
 (B, F, H, W, 3).
 """
