@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -265,6 +266,16 @@ def test_tidy_has_a_row_a_number() -> None:
     costs = frame[(frame["kind"] == "cost") & (frame["label"] == "dmd_v2") & (frame["steps"] == 1)]
     found = dict(zip(costs["metric"], costs["value"], strict=True))
     assert (found["network_evaluations"], found["fake_updates"], found["peak_memory_bytes"]) == (9000, 900, 1.5e9)
+
+
+def test_what_was_not_sampled_took_no_seconds_rather_than_none_at_all() -> None:
+    """A mean over a label's steps must not count a cell without clips as one that was made in no time."""
+    unsampled = make(fid=skipped(), timing={"sample_seconds_per_clip": 0.0, "decode_seconds_per_clip": 0.0})
+    board = Leaderboard.from_records([unsampled, make(steps=1)])
+    seconds = board.wide().set_index("steps")["sample_seconds_per_clip"]
+    assert math.isnan(seconds[4]) and seconds[1] == 0.0123
+    told = board.tidy().query("metric.str.endswith('seconds_per_clip')")
+    assert set(told["steps"]) == {1} and len(told) == 2
 
 
 def test_tidy_loads_in_pandas() -> None:

@@ -180,7 +180,7 @@ def _line(one: Record) -> dict[str, Any]:
     return line | {
         **_score_columns(one),
         **one.diagnostics,
-        "sample_seconds_per_clip": one.timing.sample_seconds_per_clip,
+        "sample_seconds_per_clip": one.timing.sample_seconds_per_clip or None,  # 0: nothing was sampled
         "training_iterations": one.training.iterations,
         "generator_updates": one.training.updates.get("generator", 0),
         "network_evaluations": one.training.network_evaluations,

@@ -78,4 +78,6 @@ def _rows(one: Record) -> Iterator[dict[str, Any]]:
         ("peak_memory_bytes", training.peak_memory_bytes, 0),
     )
     for name, value, n in costs:
+        if n and not value:
+            continue  # nothing was sampled, or decoded
         yield of_cell | {"kind": "cost", "metric": name, "value": value, "n": n, "direction": "down"}
