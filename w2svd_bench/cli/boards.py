@@ -49,7 +49,7 @@ def leaderboard(
         typer.Option("--filter", help='Only such records: --filter "steps<=4" label=w2svd,lcm.'),
     ] = None,
     columns: Annotated[
-        list[str] | None, typer.Option("--columns", help='Only such columns: --columns fvd "seconds a clip".')
+        list[str] | None, typer.Option("--columns", help=r'Only such columns: --columns "fvd\[mini]" "seconds a clip".')
     ] = None,
     pivot: Annotated[
         str,
@@ -63,14 +63,14 @@ def leaderboard(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Render the records of a folder as leaderboard.csv, -tidy.csv, .md and .tex, and print the table. Without torch.
+    r"""Render the records of a folder as leaderboard.csv, -tidy.csv, .md and .tex, and print the table. Without torch.
 
     The files beside the records always hold all of them: with --filter, --columns or --pivot the table is printed
     only, and written where --out says. With --into FILE it also replaces what stands between the lines
     `<!-- leaderboard:begin -->` and `<!-- leaderboard:end -->` of that file.
 
     Examples:
-      w2svd-bench leaderboard results/mini --pivot steps --columns "fvd[mini]" "training seconds"
+      w2svd-bench leaderboard results/mini --pivot steps --columns "fvd\[mini]" "training seconds"
       w2svd-bench leaderboard results/mini --filter "steps<=4" label=w2svd,lcm --out paper/
     """
     view = View([parse(text) for text in filters or []], arguments.names(columns or []), pivot, diagnostics)

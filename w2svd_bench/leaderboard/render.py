@@ -17,6 +17,7 @@ from w2svd_bench.record import Record, write_atomically
 if TYPE_CHECKING:
     import rich.table
 
+_TEXT_CELLS = 12  # the least width of a column of texts on a terminal
 _ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 # A table that is wider than the line is shrunk to it, which takes graphicx; without that it sticks out.
 _LATEX_FIT = (
@@ -145,12 +146,10 @@ def to_rich_parts(table: Table, width: int) -> list[rich.table.Table]:
     head = [i for i in brief if table.columns[i].is_text or table.columns[i].brief == "steps"]
 
     def cells(i: int) -> int:
-        own = len(table.columns[i].brief + _ARROWS[table.columns[i].direction])
-        texts = (
-            entry.text + (f" ± {entry.interval}" if entry.interval else "") for entry in (r[i] for r in table.rows)
-        )
-        notes = max((len(f" ({row[i].note})") for row in table.rows if row[i].note), default=0)
-        return max(own, *map(len, texts)) + notes + 2
+        column = table.columns[i]
+        own = len(column.brief + _ARROWS[column.direction])
+        least = _TEXT_CELLS if column.is_text else 0
+        return max(own, len(column.group), least, *(len(_plain(row[i])) for row in table.rows)) + 2
 
     room = width - sum(map(cells, head)) - 2
     parts: list[list[int]] = [[]]
@@ -159,6 +158,12 @@ def to_rich_parts(table: Table, width: int) -> list[rich.table.Table]:
             parts.append([])
         parts[-1].append(i)
     return [to_rich(table, [*head, *part], last=part is parts[-1]) for part in parts]
+
+
+def _plain(entry: Entry) -> str:
+    """An entry as a terminal shows it, without its style."""
+    interval = f" ± {entry.interval}" if entry.interval else ""
+    return f"{entry.text}{TIE if entry.tie else ''}{interval}" + (f" ({entry.note})" if entry.note else "")
 
 
 def to_rich(table: Table, brief: Sequence[int] | None = None, last: bool = True) -> rich.table.Table:
@@ -190,7 +195,7 @@ def to_rich(table: Table, brief: Sequence[int] | None = None, last: bool = True)
             heading(column),
             justify="left" if column.is_text else "right",
             no_wrap=not column.is_text,
-            min_width=12 if column.is_text else None,
+            min_width=_TEXT_CELLS if column.is_text else None,
         )
     for i, row in enumerate(table.rows, start=1):
         result.add_row(*(shown(row[column]) for column in brief), end_section=i == table.num_reference)
