@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -231,6 +232,27 @@ def _with(folder: Path, name: str) -> Path:
 def test_a_method_needs_a_python_name(refused: Command, tmp_path: Path, name: str) -> None:
     assert "mymethod" in refused("new-method", name, "--folder", tmp_path).text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_can_not_be_used_is_named(refused: Command, tmp_path: Path) -> None:
+    """Whatever the system has against it, and wherever in the program that shows."""
+    file = tmp_path / "file"
+    file.write_text("mine")
+    results = Path(__file__).resolve().parents[2] / "results" / "mini-tuning-edges"
+    for arguments in (("leaderboard", results, "--filter", "steps=1", "--out"), ("merge", results, "--into")):
+        outcome = refused(*arguments, file)
+        assert str(file) in outcome.text and "can't be used" in outcome.text and "check the path" in outcome.text
+        assert file.read_text() == "mine"
+
+
+def test_a_full_disk_is_told(refused: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("w2svd_bench.cli.boards.write_board", full)
+    results = Path(__file__).resolve().parents[2] / "results" / "mini-tuning-edges"
+    outcome = refused("leaderboard", results, "--filter", "steps=1", "--out", tmp_path)
+    assert "No space left" in outcome.text and "can't be written" in outcome.text
 
 
 def test_the_name_of_an_installed_method_is_taken(refused: Command, tmp_path: Path) -> None:

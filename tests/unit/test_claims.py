@@ -389,6 +389,15 @@ def test_folders_are_judged_together(tmp_path: Path) -> None:
     assert both.exit_code == 0 and json.loads(both.stdout)["judged"][0]["verdict"] == "holds"
     alone = run.invoke(app, [str(tmp_path / "main"), "--claims", str(file), "--json"])
     assert json.loads(alone.stdout)["judged"][0]["verdict"] == "not measured"
+    # A folder given twice says nothing new; another record of the same cell can't be told from it.
+    write_record(scored("ours", (10.0,))[0], tmp_path / "again" / "records")
+    again = run.invoke(app, [str(tmp_path / "main"), str(tmp_path / "again"), "--claims", str(file), "--json"])
+    assert again.stdout == alone.stdout
+    write_record(scored("ours", (9.0,))[0], tmp_path / "other" / "records")
+    refused = run.invoke(app, [str(tmp_path / "main"), str(tmp_path / "other"), "--claims", str(file)])
+    assert isinstance(refused.exception, BenchError) and refused.exception.why.endswith(
+        f"in {tmp_path / 'main'} and in {tmp_path / 'other'}"
+    )
 
 
 def test_two_stories_of_one_run_are_an_error() -> None:

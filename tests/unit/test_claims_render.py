@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from markdown_it import MarkdownIt
+from typer.testing import CliRunner
 
+from w2svd_bench.cli import claims as cli
+from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard.claims import Claims
 from w2svd_bench.leaderboard.claims_render import to_markdown
 from w2svd_bench.leaderboard.verdicts import judge
+from w2svd_bench.record import write_record
 
 from records import make, score
 
@@ -43,3 +49,12 @@ def test_every_text_is_shown_as_it_stands(label: str) -> None:
         assert part in plain, part
     assert "> (https://x.org/a_b, " in page, "an address is no text"
     assert "<strong>not measured</strong>" in shown and '<a href="#' in shown, "our own marks are marks"
+
+
+def test_a_method_without_claims_is_told_so(tmp_path: Path) -> None:
+    write_record(make(), tmp_path / "records")
+    app = typer.Typer()
+    app.command()(cli.claims)
+    refused = CliRunner().invoke(app, [str(tmp_path), "--method", "lcm"])
+    assert isinstance(refused.exception, BenchError)
+    assert refused.exception.why == "method 'lcm' has no claims.yaml beside its code"

@@ -210,6 +210,9 @@ def test_two_reference_rows() -> None:
 
 def test_what_one_side_lacks_is_named_with_its_reason() -> None:
     skipped = {"skipped": "clip 3 failed", "direction": "down", "version": 1}
+    with pytest.raises(BenchError, match="clip 3 failed") as caught:  # nothing that deleting a good record would mend
+        compare([make("a", {"fid": of_set(3.0, 1)}), make("b", {"fid": skipped})], "a", "b")
+    assert "remove" not in caught.value.cure and "--steps" in caught.value.cure
     ours = make("a", {"fid": of_set(2.0, 1), "kid": of_set(1.0), "kvd": of_set(1.0)})
     theirs = make("b", {"fid": of_set(3.0, 2), "kid": skipped})
     found = compare([ours, theirs], "a", "b")

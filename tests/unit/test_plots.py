@@ -63,7 +63,8 @@ def test_what_a_plot_says(drawn: list[Plot]) -> None:
     assert {"1", "4", "28"} <= set(found)  # network evaluations
     for part in ("lower is better", "Pareto front (wide grey line): 21.5 at nfe 1; 11 at nfe 4; 8 at nfe 28"):
         assert part in drawn[0].alt
-    assert {"fid[mini], 1 step ↓", "fid[mini], 4 steps ↓", "training iteration"} <= set(texts(drawn[1]))
+    panels = {"validation fid[mini], 1 step ↓", "validation fid[mini], 4 steps ↓", "training iteration"}
+    assert panels <= set(texts(drawn[1])) and "fewer than the tables'" in drawn[1].title
     assert "seconds of training" in texts(drawn[2])
     assert "fake loss" in texts(drawn[3])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -92,13 +93,24 @@ def run(arguments: Sequence[str]) -> int:
         if status == INTERRUPTED:
             errors.print("interrupted; the same command goes on where it stopped", highlight=False)
         return status
-    except BenchError as error:
-        if os.environ.get("W2SVD_BENCH_DEBUG"):
+    except (BenchError, OSError) as error:
+        told = error if isinstance(error, BenchError) else _of_the_disk(error)
+        if told is None or os.environ.get("W2SVD_BENCH_DEBUG"):
             raise
-        errors.print(f"[bold red]error:[/] {escape(error.what)}", highlight=False, soft_wrap=True)
-        errors.print(f"  [dim]why:[/]  {escape(error.why)}", highlight=False, soft_wrap=True)
-        errors.print(f"  [dim]cure:[/] {escape(error.cure)}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]error:[/] {escape(told.what)}", highlight=False, soft_wrap=True)
+        errors.print(f"  [dim]why:[/]  {escape(told.why)}", highlight=False, soft_wrap=True)
+        errors.print(f"  [dim]cure:[/] {escape(told.cure)}", highlight=False, soft_wrap=True)
         return 1
+
+
+def _of_the_disk(error: OSError) -> BenchError | None:
+    """What a user can mend of the system's errors: a path that can't be used, a disk that is full. None for others."""
+    place = None if error.filename is None else str(error.filename)
+    if place is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        return None
+    what = "the disk can't be written" if place is None else f"{place} can't be used"
+    cure = "check the path, its permissions and the space on its disk (w2svd-bench --debug ... shows where it was)"
+    return BenchError(what, error.strerror or str(error), cure)
 
 
 def main() -> None:

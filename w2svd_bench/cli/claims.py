@@ -97,12 +97,19 @@ def _judged(folders: list[Path], files: list[Claims], plan: bool) -> Report:
 
 
 def _together(folders: list[Path]) -> list[Record]:
-    """The records of all folders; what they share of reference rows is taken from the first that has it."""
-    found: list[Record] = []
+    """The records of all folders; what they share, and all reference rows, are taken from the first that has it.
+
+    Raises:
+        BenchError: two folders have different records of one cell.
+    """
+    found: dict[str, tuple[Path, Record]] = {}
     for folder in folders:
-        known = {one.cell.id for one in found if one.cell.method in REFERENCE_METHODS}
-        found += [one for one in read_records(folder) if one.cell.id not in known]
-    return found
+        for one in read_records(folder):
+            first, known = found.setdefault(one.cell.id, (folder, one))
+            if known != one and one.cell.method not in REFERENCE_METHODS:
+                why = f"{one.file_name} in {first} and in {folder}"
+                raise BenchError("a cell has two records that differ", why, "name only one of these folders")
+    return [record for _, record in found.values()]
 
 
 def _files(file: Path | None, method: str | None) -> list[Claims]:
@@ -114,8 +121,8 @@ def _files(file: Path | None, method: str | None) -> list[Claims]:
     if file is not None and not chosen:
         raise unknown_name("method", str(method), [one.method for one in found])
     if not chosen:
-        whose = "no installed method" if method is None else f"method {method!r}"
-        why = f"{whose} has a claims.yaml beside its code"
+        why = "no installed method has" if method is None else f"method {method!r} has no"
+        why += " a claims.yaml beside its code" if method is None else " claims.yaml beside its code"
         raise BenchError("there are no claims to judge", why, "give a file with --claims FILE; see docs/claims.md")
     return chosen
 

@@ -133,13 +133,19 @@ def compare(records: Iterable[Record], a: str, b: str, steps: Sequence[int] | No
         reasons: dict[str, dict[str, None]] = {}
         for one in missing:
             reasons.setdefault(one.why, {})[one.metric] = None
-        files = sorted({record.file_name for pairs in cells.values() for pair in pairs.values() for record in pair})
+        both = [pair for pairs in cells.values() for pair in pairs.values() if all(map(_has_scores, pair))]
+        files = sorted({record.file_name for pair in both for record in pair})
+        anew = f"to have them measured anew, remove {', '.join(files)} and repeat the `w2svd-bench eval` command"
         raise BenchError(
             f"no score of {a!r} and {b!r} can be paired",
             "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items()) or "the records hold no scores",
-            f"to have them measured anew, remove {', '.join(files)} and repeat the `w2svd-bench eval` command",
+            anew if files else "compare them at a number of steps at which both have scores (--steps)",
         )
     return Comparison(a, b, backbones[0], chosen[0].cell.eval_set, differences, missing, left_out)
+
+
+def _has_scores(record: Record) -> bool:
+    return any(isinstance(one, Score) for one in record.metrics.values())
 
 
 _Pairs = dict[int, tuple[Record, Record]]  # by seed

@@ -210,10 +210,12 @@ def _training(
     plots = []
     for metric, keys in sorted(by_metric.items()):
         arrow = _ARROWS[directions[metric]] if metric in directions else ""
-        panels = {key: _panel_title(key) + arrow for key in sorted(keys, key=_steps)}
+        panels = {key: f"validation {_panel_title(key)}{arrow}" for key in sorted(keys, key=_steps)}
         for quantity, unit in (("iteration", "training iteration"), ("seconds", "seconds of training")):
             name = f"{prefix}{_slug(metric)}-against-{'iteration' if quantity == 'iteration' else 'time'}"
-            plots.append(_curves(name, f"{metric} against {unit}", backbone, curves, panels, quantity, unit, styles))
+            # Not the tables' metric: of other clips, and of fewer, which makes every distance larger.
+            title = f"{metric} of validation clips (fewer than the tables') against {unit}"
+            plots.append(_curves(name, title, backbone, curves, panels, quantity, unit, styles))
     health = {key: title for key, title in HEALTH.items() if any(key in point for c in curves for point in c.points)}
     if health:
         name, title = f"{prefix}health-against-iteration", "Health of training against iteration"
