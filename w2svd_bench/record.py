@@ -278,7 +278,8 @@ def record_paths(folder: Path) -> list[Path]:
     file right in it. Raises `BenchError` if there is no such folder.
     """
     if not folder.is_dir():
-        raise BenchError(f"records can't be read from {folder}", "there is no such folder", "check the path")
+        why = "it is a file, not a folder" if folder.exists() else "there is no such folder"
+        raise BenchError(f"records can't be read from {folder}", why, "check the path")
     return sorted(folder.glob("**/records/*.json")) or sorted(folder.glob("*.json"))
 
 
@@ -291,7 +292,7 @@ def read_record(path: Path) -> Record:
     """
     what, cure = f"{path} is not a record", "remove it, or evaluate its cell again"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except ValueError as error:  # of JSON and of UTF-8 alike
         raise BenchError(what, f"it is not valid JSON: {error}", cure) from error
     if not isinstance(data, dict) or "schema_version" not in data:
@@ -304,6 +305,10 @@ def read_record(path: Path) -> Record:
     except pydantic.ValidationError as error:
         problems = [f"{'.'.join(map(str, one['loc'])) or 'record'}: {one['msg']}" for one in error.errors()]
         raise BenchError(what, "; ".join(problems[:5]), cure) from error
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"it holds {text}, which is no finite number")
 
 
 def _git(folder: Path) -> dict[str, Any] | None:

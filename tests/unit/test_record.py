@@ -44,6 +44,7 @@ DATA: dict[str, Any] = {
             "id": "frechet of mini features",
             "weights_sha256": "cd" * 32,
             "leave_out": [12.1, 12.5],
+            "groups": [],
             "values": [],
             "prompts": [],
             "invalid": {},
@@ -193,6 +194,7 @@ def test_what_is_no_record(tmp_path: Path, path: str, value: Any, message: str) 
         (b'{"score": 1}', "no schema_version"),
         (b'{"schema_version": 2}', "schema 2"),
         (b'{"schema_version": 1}', "cell: Field required"),
+        (b'{"schema_version": 1, "provenance": {"load": NaN}}', "it holds NaN, which is no finite number"),
     ],
 )
 def test_damaged_and_foreign_files(tmp_path: Path, content: bytes, why: str) -> None:
@@ -232,6 +234,14 @@ def test_a_record_that_goes_while_the_folder_is_read_is_left_out(
     gone.unlink()
     monkeypatch.setattr("w2svd_bench.record.record_paths", lambda folder: listed)
     assert [one.file_name for one in read_records(tmp_path)] == [kept.name]
+
+
+def test_a_file_is_told_from_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("not records")
+    for name, why in (("README.md", "it is a file"), ("nowhere", "there is no such folder")):
+        with pytest.raises(BenchError) as caught:
+            read_records(tmp_path / name)
+        assert why in caught.value.why
 
 
 def test_canonical_hash() -> None:

@@ -150,6 +150,12 @@ def test_an_empty_or_missing_source_is_an_error(tmp_path: Path) -> None:
         merge([tmp_path / "nowhere"], tmp_path / "out")
 
 
+def test_tables_never_lie_among_records(tmp_path: Path) -> None:
+    records = folder(tmp_path, make(), make("b")) / "records"
+    boards.show(records, as_json=False)
+    assert len(list(records.iterdir())) == 2 and (tmp_path / "leaderboard.csv").is_file()
+
+
 def test_the_command_renders_what_it_joined(tmp_path: Path) -> None:
     sources = [folder(tmp_path / name, make(name), make("both")) for name in "ab"]
     outcome = run(boards.merge, *sources, "--into", tmp_path / "out")
@@ -437,6 +443,14 @@ def test_the_command_prints_a_table_and_exits_with_one(tmp_path: Path) -> None:
     data = json.loads(told.output)
     assert told.exit_code == 1 and data["valid"] is False and data["files"] == 1
     assert data["findings"][0]["file"] == f"records/{bad.file_name}"
+
+
+def test_a_generator_that_stands_for_two_seeds_is_found(tmp_path: Path) -> None:
+    """Their SD would be of one training. Without training all seeds have the teacher's weights, as they should."""
+    (found,) = problems(folder(tmp_path, make(seed=0), make(seed=1), make("b", seed=1)))
+    assert found == "seed 1 of 'lcm' is the very generator of seed 0"
+    untrained = [make("euler", seed=seed, training={"iterations": 0}) for seed in (0, 1)]
+    assert problems(folder(tmp_path / "untrained", *untrained)) == []
 
 
 def test_nothing_to_validate_is_an_error(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_clip_that_kills_a_dimension_is_found_and_the_others_are_scored(
     reasons: dict[int, str] = {}
     values, aggregate = worker.score("imaging_quality", range(5), reasons, request, FakeSuite(), tmp_path)
     assert values == {0: 0.0, 4: 0.4} and aggregate is None
-    assert reasons[1] == "RuntimeError: can't decode /stage/videos/clip-1.mp4"
+    assert reasons[1] == "RuntimeError: can't decode clip-1.mp4"
     assert "dropped" in reasons[2] and "no number" in reasons[3]
     reasons = {}
     values, aggregate = worker.score("imaging_quality", [0, 2, 4], reasons, request, FakeSuite(), tmp_path)
@@ -87,6 +87,19 @@ def test_what_no_clip_is_to_blame_for_ends_the_request(
     request = {"clips": [{"path": "/c/0.mp4", "prompt": None}]}
     with pytest.raises(worker.Breakdown, match=str(error)[-6:]):
         worker.score("imaging_quality", [0], {}, request, FakeSuite(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        ("/tmp/stage/a/0.mp4: moov atom not found", "0.mp4: moov atom not found"),
+        ("no file at '/home/alice/.cache/vbench/clip/ViT-B-32.pt'", "no file at 'ViT-B-32.pt'"),
+        (r"C:\\clips\\0.mp4 is empty", "0.mp4 is empty"),
+        ("see https://host.example/a/b and ratio 3/4", "see https://host.example/a/b and ratio 3/4"),
+    ],
+)
+def test_reasons_name_files_and_no_folder_of_a_machine(worker: ModuleType, told: str, kept: str) -> None:
+    assert worker.in_short(ValueError(told)) == f"ValueError: {kept}"
 
 
 def test_progress_counts_every_clip_once_a_dimension(worker: ModuleType) -> None:

@@ -172,7 +172,8 @@ def show(
     page = to_markdown_page(tables)
     if into is not None:
         marked = with_block(into.read_text(encoding="utf-8"), page)
-    target = out or (None if view.is_part else folder)
+    beside = folder.parent if folder.resolve().name == "records" else folder
+    target = out or (None if view.is_part else beside)
     paths = write_board(board, tables, target) if target else ()
     if into is not None:
         paths = (*paths, write_atomically(into, marked))

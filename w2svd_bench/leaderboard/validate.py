@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,6 +98,7 @@ def validate(folder: Path, publishable: bool = False) -> Report:
         findings += [Finding(name, "problem", text) for text in _problems(read)]
         kind: Literal["problem", "remark"] = "problem" if publishable else "remark"
         findings += [Finding(name, kind, text) for text in _drafts(read)]
+    findings += [Finding(name, "problem", text) for name, text in _copies(records)]
     if records:
         try:
             Leaderboard.from_records(records.values())
@@ -119,6 +120,17 @@ def _read(path: Path) -> Record | list[str]:
         return Record.model_validate(data)
     except pydantic.ValidationError as error:
         return [f"{'.'.join(map(str, one['loc'])) or 'record'}: {one['msg']}" for one in error.errors()]
+
+
+def _copies(records: Mapping[Path, Record]) -> Iterator[tuple[Path, str]]:
+    """Seeds of one label that are one generator: an SD over them would be of one training."""
+    seeds: dict[tuple[str, str, str], int] = {}
+    for name, one in records.items():
+        cell = one.cell
+        if one.training.iterations:
+            first = seeds.setdefault((cell.backbone, cell.label, cell.checkpoint_sha256), cell.seed)
+            if first != cell.seed:
+                yield name, f"seed {cell.seed} of {cell.label!r} is the very generator of seed {first}"
 
 
 def _finite(text: str) -> float:

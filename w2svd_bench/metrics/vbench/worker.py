@@ -46,6 +46,7 @@ import importlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -136,7 +137,7 @@ def score(
         check_alive(error)
         if len(names) == 1:
             raw, aggregate = {}, None
-            reasons[next(iter(names))] = in_short(error, folder)
+            reasons[next(iter(names))] = in_short(error)
         else:
             values: dict[int, float] = {}
             for row in names:
@@ -245,9 +246,10 @@ def check_alive(error: Exception) -> None:
         raise Breakdown(str(error)) from error
 
 
-def in_short(error: Exception, folder: Path) -> str:
+def in_short(error: Exception) -> str:
     """One line for an error that a clip met, the same for all clips that met it."""
-    text = (str(error).strip().splitlines() or [""])[0].replace(str(folder), "")
+    text = (str(error).strip().splitlines() or [""])[0]
+    text = re.sub(r"(?<![\w/:.])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s'\"<>|:]*[\\/])?", "", text)  # of one machine: names stay
     return f"{type(error).__name__}: {text}"[:300] if text else f"VBench could not read it ({type(error).__name__})"
 
 
