@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -234,27 +233,6 @@ def test_a_method_needs_a_python_name(refused: Command, tmp_path: Path, name: st
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_path_that_can_not_be_used_is_named(refused: Command, tmp_path: Path) -> None:
-    """Whatever the system has against it, and wherever in the program that shows."""
-    file = tmp_path / "file"
-    file.write_text("mine")
-    results = Path(__file__).resolve().parents[2] / "results" / "mini-tuning-edges"
-    for arguments in (("leaderboard", results, "--filter", "steps=1", "--out"), ("merge", results, "--into")):
-        outcome = refused(*arguments, file)
-        assert str(file) in outcome.text and "can't be used" in outcome.text and "check the path" in outcome.text
-        assert file.read_text() == "mine"
-
-
-def test_a_full_disk_is_told(refused: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*given: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("w2svd_bench.cli.boards.write_board", full)
-    results = Path(__file__).resolve().parents[2] / "results" / "mini-tuning-edges"
-    outcome = refused("leaderboard", results, "--filter", "steps=1", "--out", tmp_path)
-    assert "No space left" in outcome.text and "can't be written" in outcome.text
-
-
 def test_the_name_of_an_installed_method_is_taken(refused: Command, tmp_path: Path) -> None:
     outcome = refused("new-method", "dmd", "--folder", tmp_path)
     assert "there is a method 'dmd' already" in outcome.text and list(tmp_path.iterdir()) == []
@@ -456,65 +434,3 @@ def test_a_missing_part_of_a_backbone_is_refused(refused: Command, tmp_path: Pat
         (folder / SIDE_FILE).write_text(content)
         outcome = refused("sample", "--backbone", folder, "--to", tmp_path / "clips", "--device", "cpu")
         assert missing in outcome.text
-
-
-# --- damaged runs -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def lcm_run(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, cache: Path) -> Path:
-    """A folder of runs with one finished run of LCM; copy it before damaging it."""
-    from w2svd_bench.cli.app import run
-
-    out = tmp_path_factory.mktemp("lcm")
-    assert run(["train", "--method", "lcm", *tiny(), "--out", str(out)]) == 0
-    return out
-
-
-@pytest.fixture
-def damaged(lcm_run: Path, tmp_path: Path) -> Path:
-    """A copy of that run's folder, below ``tmp_path / "runs"``, to be damaged."""
-    shutil.copytree(lcm_run, tmp_path / "runs")
-    return tmp_path / "runs" / "mini" / "lcm" / "seed0"
-
-
-def test_weights_that_training_did_not_leave_are_refused(refused: Command, damaged: Path, tmp_path: Path) -> None:
-    (file,) = (damaged / "generator").rglob("*.safetensors")
-    content = bytearray(file.read_bytes())
-    content[-100] ^= 1
-    file.write_bytes(content)
-    where = ["--out", tmp_path / "runs", "--device", "cpu"]
-    outcome = refused("sample", "--method", "lcm", "--to", tmp_path / "to", *where)
-    assert "are not those that its training left" in outcome.text and "train the run again" in outcome.text
-    assert not (tmp_path / "to").exists()
-
-
-def test_a_truncated_checkpoint_is_refused(cli: Command, refused: Command, tiny: Tiny, damaged: Path) -> None:
-    """With the cure that it names, training goes through again and ends where it ended before."""
-    before = weights(damaged)
-    state = json.loads((damaged / "run.json").read_text())
-    (damaged / "run.json").write_text(json.dumps(state | {"finished": False}))
-    (file,) = (damaged / CHECKPOINT).rglob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:-1000])
-    arguments = ["train", "--method", "lcm", *tiny(), "--out", damaged.parents[2]]
-    outcome = refused(*arguments)
-    assert "can't be read" in outcome.text and "delete that folder to start over" in outcome.text
-    shutil.rmtree(damaged / CHECKPOINT)
-    assert cli(*arguments).status == 0 and same(weights(damaged), before)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"method": "lcm"}'])
-def test_a_damaged_run_file_is_refused(refused: Command, damaged: Path, content: str) -> None:
-    (damaged / "run.json").write_text(content)
-    outcome = refused("eval", "--out", damaged.parents[2], "--device", "cpu")
-    assert "is not a run" in outcome.text and "lcm" in outcome.text
-
-
-def test_an_unfinished_run_is_left_out_with_a_note(cli: Command, refused: Command, damaged: Path) -> None:
-    state = json.loads((damaged / "run.json").read_text())
-    (damaged / "run.json").write_text(json.dumps(state | {"finished": False}))
-    outcome = cli("eval", "--steps", "1", "--dry-run", "--out", damaged.parents[2], "--device", "cpu")
-    assert outcome.status == 0 and "is not finished and is left out" in outcome.text
-    assert "at 1 steps" not in outcome.text
-    outcome = refused("sample", "--method", "lcm", "--out", damaged.parents[2], "--device", "cpu")
-    assert "is not finished" in outcome.text and "train --method lcm --seed 0" in outcome.text

@@ -142,7 +142,7 @@ def test_scores_against_the_teacher_have_columns_of_their_own() -> None:
     assert [one.title for one in table.columns][3:5] == ["fid[mini]", versus]
     assert [entry.text for entry in column(table, versus)] == ["—", "9.00", "9.00"] and table.notes == ("not measured",)
     check_latex(to_latex(table), len(table.columns))
-    assert r"| fid\[mini\] vs teacher ↓ |" in to_markdown(table) and f"{versus},{versus} se" in to_csv(board)
+    assert "| fid[mini] vs teacher ↓ |" in to_markdown(table) and f"{versus},{versus} se" in to_csv(board)
     other = {versus: score(9.0, reference="teacher, 50 steps")}
     with pytest.raises(BenchError, match=r"metrics\.fid\[mini\] vs teacher\.reference is"):
         Leaderboard.from_records([make("a", metrics=metrics), make("b", metrics=other)])

@@ -275,7 +275,7 @@ def test_csv_loads_back() -> None:
 
 def test_markdown() -> None:
     lines = to_markdown(Leaderboard.from_records(grid()).table()).splitlines()
-    assert lines[0].startswith(r"| method | steps | nfe | fid\[mini\] ↓ | seconds a clip |")
+    assert lines[0].startswith("| method | steps | nfe | fid[mini] ↓ | seconds a clip |")
     assert lines[1].startswith("| :--- | ---: |")
     assert lines[2].startswith("| real (noise floor) | — | — | 1.00 ± 0.50 |")
     assert lines[3].startswith("| euler | 1 | 1 | —<sup>1</sup> | 0.0123 |")

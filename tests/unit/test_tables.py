@@ -423,7 +423,7 @@ def test_pivots_in_every_rendering(tmp_path: Path) -> None:
     assert r" & \multicolumn{1}{c}{1 step} & \multicolumn{2}{c}{4 steps} & \multicolumn{1}{c}{28 steps} &  \\" in latex
     assert r"\cmidrule(lr){2-2} \cmidrule(lr){3-4} \cmidrule(lr){5-5}" in latex
     assert to_markdown(table).startswith(
-        r"| method | fid\[mini\] ↓ at 1 step | fid\[mini\] ↓ at 4 steps | fid\[mini\] reported at 4 steps |"
+        "| method | fid[mini] ↓ at 1 step | fid[mini] ↓ at 4 steps | fid[mini] reported at 4 steps |"
     )
     console = Console(width=200, file=io.StringIO(), record=True)
     console.print(to_rich(table))
@@ -465,7 +465,7 @@ def test_a_view_can_stand_in_a_page(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"above\n{boards.BEGIN}\n{boards.END}\nbelow\n")
     run(folder, "--pivot", FID, "--into", page)
-    assert r"fid\[mini\] ↓ at 4 steps" in page.read_text() and page.read_text().endswith("below\n")
+    assert "fid[mini] ↓ at 4 steps" in page.read_text() and page.read_text().endswith("below\n")
 
 
 def test_json_is_filtered_too(folder: Path) -> None:

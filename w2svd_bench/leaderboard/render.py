@@ -100,7 +100,8 @@ def to_markdown(table: Table) -> str:
 
 def markdown_text(text: str) -> str:
     """Text that GitHub's Markdown shows as it stands, on one line: in a table, or inside of a paragraph."""
-    return re.sub(r"([][\\`*_<&|~])", r"\\\1", " ".join(text.split()))
+    # A bracket is only taken for a link's where another one follows at once: fid[mini] is left as it reads.
+    return re.sub(r"([\\`*_<&|~]|\](?=[(\[]))", r"\\\1", " ".join(text.split()))
 
 
 def to_latex(table: Table) -> str:
