@@ -59,7 +59,8 @@ def claims(
     for one in report.judged:
         console.print(details(one))
     console.print(summary(report))
-    for line in [*remarks(report), *map(str, report.health), *map(str, report.alphas)]:
+    told = [f"{one.backbone}, {one}" for one in report.health] + [f"{one.backbone}, {one}" for one in report.alphas]
+    for line in [*remarks(report), *told]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if markdown is not None:
         console.print(f"written: {markdown}", markup=False, highlight=False, soft_wrap=True)
