@@ -72,6 +72,7 @@ def test_what_a_plot_says(drawn: list[Plot]) -> None:
 def test_a_picture_is_a_picture(drawn: list[Plot]) -> None:
     picture = Image.open(io.BytesIO(drawn[0].png))
     assert min(picture.size) > 400
+    assert picture.mode == "P", "256 colours: a third of the bytes"
     assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
     assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 50
 
