@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,20 @@ CLIPS = 6
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return Backbone.load("mini")
+def backbones() -> list[Backbone]:
+    """One for each rank, as processes have: a tokenizer keeps its padding, so two threads can't share one.
+
+    Opened here, since two threads can't load weights at the same time either.
+    """
+    loaded = [Backbone.load("mini") for _ in range(3)]
+    for one in loaded:
+        assert one.text is not None and one.codec is not None
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def backbone(backbones: list[Backbone]) -> Backbone:
+    return backbones[0]
 
 
 @pytest.fixture(scope="module")
@@ -125,30 +138,31 @@ def on_ranks(size: int, act: Callable[[World], Any]) -> list[Any]:
     return results
 
 
-def test_several_ranks_make_the_same_cache(made: Made, backbone: Backbone, tmp_path: Path) -> None:
+def test_several_ranks_make_the_same_cache(made: Made, backbones: list[Backbone], tmp_path: Path) -> None:
     folder = tmp_path / "cache"
-    one, two, three = on_ranks(3, lambda world: prepare(folder, backbone, made.source, world))
+    one, two, three = on_ranks(3, lambda world: prepare(folder, backbones[world.rank], made.source, world))
     assert one == two == three and one.encoded == CLIPS and one.rejected == made.prepared.rejected
     assert len(one.index.shards) == 3, "each rank writes its own"
-    assert_same(folder, made.folder, backbone)
+    assert_same(folder, made.folder, backbones[0])
 
 
 def test_two_ranks_are_interrupted_and_one_goes_on(
-    made: Made, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Made, backbones: list[Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What fails on one rank ends the others, too, with what they have finished on disk."""
-    folder, encode = tmp_path / "cache", backbone.encode
+    folder, backbone = tmp_path / "cache", backbones[0]
     calls = []
 
-    def counting(frames: torch.Tensor) -> torch.Tensor:
+    def counting(encode: Callable[[torch.Tensor], torch.Tensor], frames: torch.Tensor) -> torch.Tensor:
         calls.append(len(frames))
         if len(calls) == 4:
             raise RuntimeError("this GPU fell off its bus")
         return encode(frames)
 
     with monkeypatch.context() as patch:
-        patch.setattr(backbone, "encode", counting)
-        results = on_ranks(2, lambda world: prepare(folder, backbone, made.source, world))
+        for one in backbones:
+            patch.setattr(one, "encode", partial(counting, one.encode))
+        results = on_ranks(2, lambda world: prepare(folder, backbones[world.rank], made.source, world))
         assert all(isinstance(result, RuntimeError) and "fell off its bus" in str(result) for result in results)
         assert not Index.load(folder).complete
         before = len(calls)
@@ -157,9 +171,9 @@ def test_two_ranks_are_interrupted_and_one_goes_on(
     assert_same(folder, made.folder, backbone)
 
 
-def test_an_error_on_the_leading_rank_reaches_all(made: Made, backbone: Backbone, tmp_path: Path) -> None:
+def test_an_error_on_the_leading_rank_reaches_all(made: Made, backbones: list[Backbone], tmp_path: Path) -> None:
     source = replace(made.source, layout="plian")
-    results = on_ranks(2, lambda world: prepare(tmp_path / "cache", backbone, source, world))
+    results = on_ranks(2, lambda world: prepare(tmp_path / "cache", backbones[world.rank], source, world))
     assert all(isinstance(result, BenchError) and "did you mean 'plain'" in str(result) for result in results)
 
 

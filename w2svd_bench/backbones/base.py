@@ -198,6 +198,8 @@ class Backbone:
     def encode_prompts(self, prompts: Sequence[str], images: Tensor | np.ndarray | None = None) -> Cond:
         """Conditioning of the prompts by the pipeline's own text path, without the padding that all of them share.
 
+        Not for several threads at once: tokenizers keep their padding between the pipeline's calls.
+
         Args:
             prompts: B captions.
             images: for image-to-video the first frames, uint8 (B, H, W, 3), of the backbone's size.
