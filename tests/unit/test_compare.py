@@ -324,6 +324,15 @@ def test_the_table_of_several_seeds_flags_and_gaps() -> None:
     assert text.count("kid[stand-in] ↓") == 1, "markup is shown as it is"
 
 
+def test_a_gap_of_several_metrics_is_told_once() -> None:
+    skipped = {"skipped": "a can't be sampled so", "direction": "down", "version": 1}
+    records = [make(label, {"fid": of_set(1.0, 1), "kid": of_set(2.0, 2)}) for label in "ab"]
+    records += [make("a", {"fid": skipped, "kid": skipped}, steps=28), make("b", {"fid": of_set(1.0)}, steps=28)]
+    comparison = compare(records, "a", "b")
+    gaps = [line for line in comparing.remarks(comparison) if line.startswith("no difference")]
+    assert gaps == ["no difference in fid, kid at steps 28: a can't be sampled so"]
+
+
 def test_the_command(tmp_path: Path) -> None:
     for record in [*seeds([10.0, 12.0], [11.0, 13.5]), make("a", {"fid": of_set(4.0)}, steps=1), real()]:
         write_record(record, tmp_path / "records")

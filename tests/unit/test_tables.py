@@ -415,6 +415,13 @@ def test_pivot_by_a_metric_and_of_chosen_columns() -> None:
         Leaderboard.from_records([real()]).table(by="steps")
 
 
+def test_a_pivot_by_one_metric_says_nothing_of_others() -> None:
+    metrics = {FID: score(3.0, flags=["n<2048"]), "kid": score(1.0, flags=["N<D"])}
+    board = Leaderboard.from_records([make("a", steps, metrics=metrics) for steps in (1, 4)])
+    assert "Flags: fid[mini] (n<2048); kid (N<D)." in board.table(by="steps").caption
+    assert "Flags: kid (N<D)." in board.table(by="kid").caption
+
+
 def test_pivots_in_every_rendering(tmp_path: Path) -> None:
     stated = reported(tmp_path, ENTRY)
     table = Leaderboard.from_records(grid(), stated).table(by="steps", columns=[FID, "n"])

@@ -105,6 +105,8 @@ def remarks(comparison: Comparison) -> list[str]:
     if len(found) > 1:
         lines.append(f"{len(found)} differences are shown, and of true zeros one in twenty seems decided by chance.")
     lines += [f"left out, since only one side has it: {one}" for one in comparison.left_out]
+    gaps: dict[tuple[str, str], list[str]] = {}
     for gap in comparison.missing:
-        lines.append(f"no difference in {gap.metric}{'' if gap.steps is None else f' at steps {gap.steps}'}: {gap.why}")
-    return lines
+        where = "" if gap.steps is None else f" at steps {gap.steps}"
+        gaps.setdefault((where, gap.why), []).append(gap.metric)
+    return lines + [f"no difference in {', '.join(names)}{where}: {why}" for (where, why), names in gaps.items()]

@@ -137,6 +137,8 @@ class Leaderboard:
         have = {name for row in rows for name in row.diagnostics}
         more = [name for name in BESIDE if name in have]
         more += sorted(name for name in have - set(more) if name in columns or diagnostics)
+        if by in shown or by in more:  # what is said of the others would be of columns that aren't there
+            shown = {name: way for name, way in shown.items() if name == by}
         stated = [one for one in self.reported if one.backbone == chosen]
         table = build(rows, shown, ours[0].eval_set, more, self.ties[chosen], stated)
         if columns:

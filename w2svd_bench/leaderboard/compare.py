@@ -194,8 +194,8 @@ def outcome(metric: str, steps: int | None, pairs: _Pairs) -> Difference | Missi
         a, b = one.metrics.get(metric), other.metrics.get(metric)
         if not isinstance(a, Score) or not isinstance(b, Score):
             lacking, score = (other, b) if isinstance(a, Score) else (one, a)
-            reason = score.skipped if isinstance(score, SkippedScore) else "not measured"
-            return Missing(metric, steps, f"{lacking.cell.label}: {reason}")
+            reason, label = score.skipped if isinstance(score, SkippedScore) else "not measured", lacking.cell.label
+            return Missing(metric, steps, reason if reason.startswith(f"{label} ") else f"{label}: {reason}")
         scores.append((a, b))
     both = [score for pair in scores for score in pair]
     if all(score.leave_out for score in both):
