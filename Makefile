@@ -60,7 +60,7 @@ results: $(VENV)/.test
 	@set -e; for folder in results/*/; do $(BIN)/w2svd-bench leaderboard $$folder > /dev/null; echo "$$folder"; done
 	@$(BIN)/w2svd-bench leaderboard results/mini --filter "label=$(FLOORS),$(METHODS)" --into README.md > /dev/null
 	@$(BIN)/w2svd-bench claims results/mini results/mini-stress --write > /dev/null
-	@$(BIN)/w2svd-bench claims results/mini-hard --write > /dev/null
+	@set -e; for name in mini-hard mini-second-round; do $(BIN)/w2svd-bench claims results/$$name --write > /dev/null; done
 	@set -e; for name in mini mini-hard mini-stress; do $(BIN)/w2svd-bench report results/$$name; done
 
 # Two processes of one thread each use two cores best. pytest's own closing line is the last one printed.

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from w2svd_bench.cli.app import app
 from w2svd_bench.cli.boards import BEGIN, END, with_block
-from w2svd_bench.cli.plans import PROFILES, plans_of, read_plan
+from w2svd_bench.cli.plans import PROFILES, Plan, plans_of, read_plan
 from w2svd_bench.cli.training import resolve_recipe
 from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard.board import Leaderboard
@@ -58,10 +59,19 @@ def test_the_readme_shows_the_methods_of_the_miniature() -> None:
     assert with_block(page, to_markdown_page(board.tables())) == page, "make results"
 
 
-@pytest.mark.parametrize(("folder", "profile"), [("mini", "full"), ("mini-hard", "hard"), ("mini-stress", "stress")])
-def test_results_are_of_the_runs_and_recipes_that_ship(folder: str, profile: str) -> None:
-    """All runs of a profile are there, each with as many seeds as the others; of ours there is nothing else."""
-    planned = {run.label: run for plan in plans_of(PROFILES[profile], "mini") for run in plan.runs}
+def _plans(name: str) -> list[Plan]:
+    """Those of a profile, or the plan file that docs/ has of that name."""
+    return plans_of(PROFILES[name], "mini") if name in PROFILES else [read_plan(ROOT / "docs" / f"{name}.yaml")]
+
+
+@pytest.mark.parametrize(
+    ("folder", "plan", "fewest"),
+    [("mini", "full", 3), ("mini-hard", "hard", 3), ("mini-stress", "stress", 5),
+     ("mini-second-round", "second-round", 3)],
+)  # fmt: skip
+def test_results_are_of_the_runs_and_recipes_that_ship(folder: str, plan: str, fewest: int) -> None:
+    """All runs of a plan are there, each with as many seeds as the others; of ours there is nothing else."""
+    planned = {run.label: run for one in _plans(plan) for run in one.runs}
     seeds: dict[str, set[int]] = {label: set() for label in planned}
     for record in _records(folder):
         if record.cell.method not in ("real", "teacher"):
@@ -72,7 +82,6 @@ def test_results_are_of_the_runs_and_recipes_that_ship(folder: str, profile: str
             assert record.config == recipe.model_dump(mode="json"), record.cell.label
             seeds[record.cell.label].add(record.cell.seed)
     assert len({frozenset(found) for found in seeds.values()}) == 1, seeds
-    fewest = {"full": 3, "stress": 5, "hard": 3}[profile]
     assert min(map(len, seeds.values())) >= fewest
 
 
@@ -108,7 +117,7 @@ def test_the_report_is_rendered_from_its_folder(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [("mini", "mini-stress"), ("mini-hard",)], ids="+".join)
+@pytest.mark.parametrize("names", [("mini", "mini-stress"), ("mini-hard",), ("mini-second-round",)], ids="+".join)
 def test_the_verdicts_are_written_from_their_folders(names: Sequence[str], tmp_path: Path) -> None:
     """All of them, memory included: what `plan` answers is arithmetic, and the same on every machine."""
     for name in names:
@@ -151,6 +160,25 @@ def test_recipes_are_the_best_runs_of_the_first_round() -> None:
         )  # fmt: skip
         assert len(shipped) == 1
         assert shipped == tuned == control, f"{method}'s recipe is not its best run"
+
+
+def test_the_second_round_is_of_its_winners_and_its_page_says_what_they_do() -> None:
+    edges = {run.label: run for run in read_plan(ROOT / "docs" / "tuning-edges.yaml").runs}
+    winners = _winners(_scores("mini-tuning-edges"))
+    declared = {run.method: run.overrides for run in _plans("second-round")[0].runs if run.method in winners}
+    assert declared == {method: edges[label].overrides for method, label in winners.items()}
+    page = (ROOT / "docs" / "tuning.md").read_text()
+    for method in winners:
+        row = [method]
+        for folder in ("mini", "mini-second-round"):
+            for steps in (1, 4):
+                found = [r for r in _records(folder) if (r.cell.label, r.cell.steps) == (method, steps)]
+                fid, fvd = (
+                    fmean(one.metrics[name].value for one in found)  # type: ignore[union-attr]
+                    for name in ("fid[mini]", "fvd[mini]")
+                )
+                row.append(f"{fid:.1f} / {fvd:.1f}")
+        assert f"| {' | '.join(row)} |" in page
 
 
 Scores = dict[str, dict[int, tuple[float, float]]]  # fid[mini] and fvd[mini] by label and steps
