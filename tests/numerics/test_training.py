@@ -33,7 +33,7 @@ from w2svd_bench.method import GENERATOR, Method, RoleSpec, Update
 from w2svd_bench.methods.w2svd.method import W2SVD
 from w2svd_bench.train import checkpoint
 from w2svd_bench.train import log as run_log
-from w2svd_bench.train.loop import Trainer, train
+from w2svd_bench.train.loop import Report, Trainer, train
 from w2svd_bench.train.run import GENERATOR_FOLDER, Run
 from w2svd_bench.types import TEACHER, Batch, Loss, average_of
 
@@ -395,6 +395,29 @@ def test_a_run_may_go_on_with_less_memory(untrained_backbone: Backbones, random_
     assert all(torch.allclose(ends[0][key], ends[1][key], atol=1e-5) for key in ends[0])
     config = Run.load(tmp_path / "less").config
     assert config["training"]["micro_batch"] == 1  # what the folder says is how it ended
+
+
+def test_a_run_names_all_the_code_that_trained_it(
+    untrained_backbone: Backbones, random_pool: Pools, tmp_path: Path
+) -> None:
+    pool, recipe = random_pool(4), make_recipe("lcm", 3, log_every=1, checkpoint_every=1)
+    codes = [{"w2svd_bench": "0.1.0", "git": {"commit": commit * 40, "dirty": False}} for commit in "aab"]
+
+    def kill(done: int, total: int, entry: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    def go_on(code: dict[str, Any], report: Report) -> Run:
+        run = replace(run_of(recipe), code=code)
+        return train(make_method("lcm"), untrained_backbone(), pool, recipe, run, tmp_path / "run", report)
+
+    for code in codes[:2]:
+        with pytest.raises(KeyboardInterrupt):
+            go_on(code, kill)
+    assert Run.load(tmp_path / "run").code == codes[0], "the same code twice is told once"
+    with pytest.raises(KeyboardInterrupt):
+        go_on(codes[2], kill)
+    done = go_on(codes[0], ignore)
+    assert done.code == {**codes[0], "before": [codes[0], codes[2]]} == Run.load(tmp_path / "run").code
 
 
 # --- Export ---------------------------------------------------------------------------------------------------------

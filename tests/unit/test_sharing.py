@@ -413,6 +413,7 @@ def without_git() -> Record:
         (make(provenance=ORIGIN | {"git": None}), "provenance.git names no commit that holds the code: None"),
         (make(training={"code": {"git": None}}), "training.code.git names no commit"),
         (make(training={"code": ORIGIN | {"git": {"commit": "ab" * 20, "dirty": True}}}), "training.code.git.dirty is"),
+        (make(training={"code": ORIGIN | {"before": [ORIGIN, {"git": None}]}}), "training.code.before.1.git names no"),
         (
             make(training={"code": ORIGIN | {"method": "sha256 00"}}, provenance=ORIGIN | {"method": "sha256 11"}),
             "its method was trained as 'sha256 00' and sampled as 'sha256 11'",

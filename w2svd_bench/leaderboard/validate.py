@@ -255,12 +255,15 @@ def _drafts(one: Record) -> Iterator[str]:
     codes = {"provenance": one.provenance}
     if one.training.code:  # older records don't say by which code they were trained
         codes["training.code"] = one.training.code
+        before = one.training.code.get("before")  # what a run was gone on with, see `train.run.Run.code`
+        told = before if isinstance(before, list) else [] if before is None else [before]
+        codes |= {f"training.code.before.{i}": code if isinstance(code, dict) else {} for i, code in enumerate(told)}
     for path, code in codes.items():
-        told = code.get("git")
-        git = told if isinstance(told, dict) else {}
+        stated = code.get("git")
+        git = stated if isinstance(stated, dict) else {}
         commit, dirty = git.get("commit"), git.get("dirty")
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-            yield f"{path}.git names no commit that holds the code: {told!r}"
+            yield f"{path}.git names no commit that holds the code: {stated!r}"
         elif dirty is not False:
             yield f"the code had changes that no commit holds: {path}.git.dirty is {dirty!r}"
     trained_by, sampled_by = (code.get("method") for code in (one.training.code, one.provenance))

@@ -36,7 +36,7 @@ from w2svd_bench.train import checkpoint
 from w2svd_bench.train.health import FAKE_LOSS, RAW, STD, TEACHER_CLIPS, WATCHED, Vitals, Watchable, alarm
 from w2svd_bench.train.log import CURVES, Log
 from w2svd_bench.train.memory import forget_peak, peak_memory_bytes
-from w2svd_bench.train.run import GENERATOR_FOLDER, Run
+from w2svd_bench.train.run import BEFORE, GENERATOR_FOLDER, Run
 from w2svd_bench.train.validation import Curves, Validation, Validator
 from w2svd_bench.types import TEACHER, Batch, TrainingData, average_of
 from w2svd_bench.world import ALONE, World, device_name
@@ -376,8 +376,18 @@ def _begin(run: Run, folder: Path, method: Method) -> Run | None:
         run.validation = run.validation or earlier.validation  # what the curves so far were measured with
         if earlier.finished:
             return earlier
+        run.code = _with_earlier(run.code, earlier.code)
     run.save(folder)
     return None
+
+
+def _with_earlier(code: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """The code of a run that is gone on with: that of the processes before it, oldest first, where it was another."""
+    last = {key: value for key, value in earlier.items() if key != BEFORE}
+    before = list(earlier.get(BEFORE, []))
+    if last and last not in before and (before or last != code):
+        before.append(last)
+    return code | ({BEFORE: before} if before else {})
 
 
 def _story(method: Method, run: Run) -> Story:

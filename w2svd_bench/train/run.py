@@ -18,6 +18,7 @@ import yaml
 from w2svd_bench.errors import BenchError
 
 FILE, GENERATOR_FOLDER = "run.json", "generator"
+BEFORE = "before"  # in `Run.code`
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Run:
         config: the resolved recipe.
         backbone_sha256: of the teacher, codec and text encoders that the run was trained with.
         code: the version and commit of this package that trained it, as `record.code` says them, and the method's own
-            as `registry.Registry.code` does; of the last process, where it was gone on with.
+            as `registry.Registry.code` does; where it was gone on with by other code, that of the last process, and
+            under "before" what trained it until then, oldest first.
         data: what it was trained on, by name.
         iterations, updates, network_evaluations, seconds, peak_memory_bytes: what training cost.
         device: what it was trained on, as `device_name` calls it; over several processes of a GPU each, "8 x" in front.
