@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from w2svd_bench.cli.training import resolve_recipe
 from w2svd_bench.errors import BenchError
 from w2svd_bench.leaderboard import Leaderboard, to_csv, to_latex, to_markdown, to_rich, write_leaderboard
 from w2svd_bench.leaderboard.table import number
 from w2svd_bench.record import Record, read_records, write_record
+from w2svd_bench.registry import METHODS
 
 from records import REASON, check_latex, column, grid, make, score, skipped
 
@@ -226,6 +228,26 @@ def test_what_may_differ() -> None:
     told = make("a", training={"data": "ours", "backbone_sha256": "ff"})
     untold = make("a", seed=1, cell={"checkpoint_sha256": "99", "seed": 1}, training={"seconds": 3401.0})
     assert len(Leaderboard.from_records([told, untold, make("b", training={"data": "theirs"})]).rows) == 2
+
+
+def test_a_setting_that_came_later_was_its_default() -> None:
+    """A record that an older version left says nothing of it; another value than the default is another recipe."""
+    recipe = resolve_recipe(METHODS.get("lcm"), "mini", None, []).model_dump(mode="json")
+    assert recipe["settings"].pop("rank", 0) == 0 and recipe["engine"].pop("compile") is False
+
+    def by_lcm(seed: int, **settings: int) -> Record:
+        config = recipe | {"settings": recipe["settings"] | settings}
+        return make("a", seed=seed, cell={"method": "lcm", "seed": seed}, config=config)
+
+    old, new, other = by_lcm(0), by_lcm(1, rank=0), by_lcm(2, rank=7)
+    new = new.model_copy(update={"config": new.config | {"engine": recipe["engine"] | {"compile": False}}})
+    for records in ([old, new], [new, old]):
+        assert len(Leaderboard.from_records(records).rows) == 1
+    for records in ([old, new, other], [new, old, other]):
+        with pytest.raises(BenchError, match="can't stand in one table") as caught:
+            Leaderboard.from_records(records)
+        assert "config.settings.rank is" in caught.value.why and "and 7" in caught.value.why
+        assert "engine.compile" not in caught.value.why
 
 
 def test_duplicates_are_refused() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from w2svd_bench.errors import BenchError
+from w2svd_bench.leaderboard.defaults import completed
 from w2svd_bench.record import Record, Score, SkippedScore, TrainingCost
 
 # What no generator can be expected to beat, in the order in which it is shown on top; never best. Real clips against
@@ -108,13 +109,17 @@ def refuse_mixtures(records: Sequence[Record]) -> None:
     All must have the same eval set and, metric by metric, the same version, direction, identity, weights and reference;
     flags may differ, since they are shown. All must be of one teacher. Those of one label must have the same method,
     its code, config and data, and at the same steps the same sampling; the seed of the noise may differ. Those of one
-    label and seed must be of one generator. What older records don't say is not compared.
+    label and seed must be of one generator. What older records don't say is not compared, and a setting that they lack
+    had its default.
     """
     seen: dict[tuple[Any, ...], tuple[Record, dict[str, Any]]] = {}
 
     def agree(key: tuple[Any, ...], one: Record, fields: dict[str, Any], cure: str = _MEASURE_ALIKE) -> None:
         first, known = seen.setdefault(key, (one, fields))
-        differing = sorted(path for path in known.keys() | fields.keys() if known.get(path) != fields.get(path))
+        differing = _differing(known, fields)
+        if differing and key[1:2] == ("label",) and known.keys() != fields.keys():
+            known, fields = _recipe(first, completed(first.config)), _recipe(one, completed(one.config))
+            differing = _differing(known, fields)
         if differing:
             why = "; ".join(f"{path} is {_told(known, path)} and {_told(fields, path)}" for path in differing)
             raise BenchError(
@@ -133,10 +138,7 @@ def refuse_mixtures(records: Sequence[Record]) -> None:
             if isinstance(score, Score):  # what was skipped was measured by nothing
                 measured_by = score.model_dump(include={"id", "weights_sha256", "reference"})
                 agree((cell.backbone, "measured by", name), one, _flat(measured_by, path))
-        # The values that a recipe expects say nothing about how a model was trained.
-        config = {key: value for key, value in one.config.items() if key != "expected"}
-        trained = {"cell.method": cell.method, **_flat(config, "config")}
-        agree((cell.backbone, "label", cell.label), one, trained, _TRAIN_ALIKE)
+        agree((cell.backbone, "label", cell.label), one, _recipe(one, one.config), _TRAIN_ALIKE)
         if one.training.backbone_sha256:
             weights = {"training.backbone_sha256": one.training.backbone_sha256}
             agree((cell.backbone, "weights"), one, weights, _ONE_TEACHER)
@@ -151,6 +153,16 @@ def refuse_mixtures(records: Sequence[Record]) -> None:
         agree((cell.backbone, "generator", cell.label, cell.seed), one, generator, _ONE_GENERATOR)
         sampling = one.sampling.model_dump(exclude={"noise_seed"})
         agree((cell.backbone, "sampling", cell.label, cell.steps), one, _flat(sampling, "sampling"))
+
+
+def _differing(known: Mapping[str, Any], fields: Mapping[str, Any]) -> list[str]:
+    return sorted(path for path in known.keys() | fields.keys() if known.get(path) != fields.get(path))
+
+
+def _recipe(one: Record, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a generator was trained by; the values that a recipe expects say nothing about it."""
+    trained = {key: value for key, value in config.items() if key != "expected"}
+    return {"cell.method": one.cell.method, **_flat(trained, "config")}
 
 
 def _told(fields: Mapping[str, Any], path: str) -> str:
