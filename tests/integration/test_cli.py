@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from w2svd_bench.backbones.base import Backbone
 from w2svd_bench.registry import METHODS
 from w2svd_bench.train import log
 from w2svd_bench.train.checkpoint import FOLDER as CHECKPOINT
@@ -163,7 +164,9 @@ def test_a_recipe_file_is_used(cli: Command, refused: Command, tmp_path: Path) -
 # --- sampling ---------------------------------------------------------------------------------------------------------
 
 
-def test_sample_writes_videos_and_a_contact_sheet(cli: Command, tiny: Tiny, tmp_path: Path) -> None:
+def test_sample_writes_videos_and_a_contact_sheet(
+    cli: Command, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From the teacher without any run, and from a trained run; the same noise gives the same clip."""
     caption = "pale skin, red hair, teal backdrop, blue shirt, narrow face, big eyes, fast speech, swaying head"
     runs, to = tmp_path / "runs", tmp_path / "clips"
@@ -182,6 +185,16 @@ def test_sample_writes_videos_and_a_contact_sheet(cli: Command, tiny: Tiny, tmp_
     assert clips[0].shape[:3] == (17, 48, 48) and (clips[0] != clips[1]).any()
     assert cli(*common, "--prompt", caption).status == 0
     assert (to / "euler-steps2-seed0.png").read_bytes() == sheet
+    assert "not finite" not in outcome.text
+
+    with monkeypatch.context() as patch:  # as a codec of half precision may do with what a collapsed generator makes
+        patch.setattr(Backbone, "decode_checked", lambda backbone, latents, cond: _second_is_nan(len(latents)))
+        told = cli(*common, "--prompt", caption, "--prompt", caption)
+    assert told.status == 0 and "clip 1: numbers that are not finite" in told.err
+
+
+def _second_is_nan(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(count, 17, 48, 48, 3, dtype=torch.uint8), torch.arange(count) != 1
 
 
 # --- plug-ins ---------------------------------------------------------------------------------------------------------

@@ -213,6 +213,9 @@ def test_without_videos_the_reference_goes_through_the_codec(prepared: Path, vid
     decoded = backbone.decode(coded.cache.batch([2, 0]).x0_BCTHW).numpy()
     assert np.array_equal(coded.real([2, 0]), decoded) and not np.array_equal(raw.real([2, 0]), decoded)
     assert np.array_equal(coded.reference_clips([2, 0]), decoded)
+    backbone.codec.decode = lambda latents, return_dict: (torch.full((len(latents), 3, 17, 48, 48), float("nan")),)
+    with pytest.raises(BenchError, match=f"decodes clip '{coded.cache.entries[2].id}' to numbers that are not finite"):
+        coded.real([2, 0])
 
 
 def test_fewer_clips_are_the_first_and_another_set(prepared: Path) -> None:

@@ -168,6 +168,24 @@ def test_one_broken_clip_is_enough(subject: Subject, bench: Bench, monkeypatch: 
     assert all(isinstance(score, SkippedScore) and score.skipped.startswith("1 of 16") for score in scores)
 
 
+def test_a_clip_that_the_codec_decodes_to_nan_is_not_scored_as_a_black_one(
+    subject: Subject, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Latents that are finite may overflow in the codec, in half precision above all."""
+    whole = subject.backbone.codec.decode
+
+    def decode(latents: torch.Tensor, return_dict: bool = True) -> tuple[torch.Tensor]:
+        video = whole(latents, return_dict=False)[0].clone()
+        video[-1, 0, 0, 0, 0] = float("nan")
+        return (video,)
+
+    monkeypatch.setattr(subject.backbone.codec, "decode", decode)
+    for record in (evaluate(subject, 1, bench, quiet), evaluate_floor(subject.backbone, bench, "codec")):
+        assert record.diagnostics == {}
+        for score in record.metrics.values():
+            assert isinstance(score, SkippedScore) and "of 16 clips hold numbers that are not finite" in score.skipped
+
+
 def test_real_clips_set_the_floor(subject: Subject, bench: Bench) -> None:
     """Raw clips score best; a teacher of one step scores worse than both rows, by far."""
     raw, coded = (evaluate_floor(subject.backbone, bench, kind) for kind in ("raw", "codec"))

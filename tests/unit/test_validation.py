@@ -55,13 +55,14 @@ def backbone(monkeypatch: pytest.MonkeyPatch) -> Backbone:
     monkeypatch.setattr("w2svd_bench.train.validation.TEACHER_STEPS", 2)
     opened = Backbone.load("mini")
     opened.transformer = new_transformer(0).eval()
-    opened.decode = decode  # type: ignore[method-assign]
+    opened.decode_checked = decode_checked  # type: ignore[method-assign]
     return opened
 
 
-def decode(latents_BCTHW: Tensor, cond: Cond | None = None) -> Tensor:
-    """A frame of a clip for each latent one."""
-    return ((latents_BCTHW[:, :3].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
+def decode_checked(latents_BCTHW: Tensor, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
+    """A frame of a clip for each latent one; a clip that overflows is not finite."""
+    frames = ((latents_BCTHW[:, :3].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
+    return frames, latents_BCTHW.abs().flatten(1).amax(1) < 6e4  # about where half precision ends
 
 
 def cond_of(count: int, tokens: int = 3) -> Cond:
@@ -187,6 +188,13 @@ def test_clips_that_are_not_finite_are_counted_and_not_scored(backbone: Backbone
     point = validator.point(lambda x, t, cond: x * float("nan"))
     assert point == {"metrics": {}, "diversity": None, "saturation": None, "broken": 8}
     json.dumps(point, allow_nan=False)
+
+
+def test_clips_that_overflow_in_the_codec_are_not_finite_either(backbone: Backbone) -> None:
+    """Their latents are, and black pictures would be scored."""
+    validator = Validator(validation(), Fixed(None, 3.0), backbone, lambda x, t, cond: x, World())
+    point = validator.point(lambda x, t, cond: x * 1e6)
+    assert point["broken"] == 8 and point["metrics"] == {} and point["saturation"] is None
 
 
 def test_what_cannot_be_validated_is_refused(backbone: Backbone) -> None:

@@ -256,8 +256,14 @@ class Backbone:
 
     @torch.no_grad()
     def decode(self, latents_BCTHW: Tensor, cond: Cond | None = None) -> Tensor:
-        """Latents as methods see them to uint8 clips (B, F, H, W, 3) on the CPU.
+        """Latents as methods see them to uint8 clips (B, F, H, W, 3) on the CPU; see `decode_checked`."""
+        return self.decode_checked(latents_BCTHW, cond)[0]
 
+    @torch.no_grad()
+    def decode_checked(self, latents_BCTHW: Tensor, cond: Cond | None = None) -> tuple[Tensor, Tensor]:
+        """Clips as `decode` makes them, and which of them are finite, bool (B,), on the CPU.
+
+        Latents that are finite may overflow in a codec of half precision, and what is not finite decodes to black.
         A given first frame comes from ``cond``. For latent_concat the first 4 frames are left out, as the pipeline
         does.
         """
@@ -268,11 +274,12 @@ class Backbone:
             latents = torch.cat([cond.image_BCTHW.to(latents), latents], dim=2)
         skipped = self._compression[1] if self.side.image_condition == "latent_concat" else 0
         pixels = self.side.height * self.side.width * self.side.num_frames
-        parts = []
+        parts, finite = [], []
         for few in (latents / self.codec.config.scaling_factor).split(max(1, DECODED_PIXELS // pixels)):
             video = self.codec.decode(few.to(self.encoder_dtype), return_dict=False)[0][:, :, skipped:].float()
+            finite.append(video.isfinite().flatten(1).all(1).cpu())
             parts.append(((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu())
-        return torch.cat(parts).contiguous()
+        return torch.cat(parts).contiguous(), torch.cat(finite)
 
     @property
     def decoded_frames(self) -> int:

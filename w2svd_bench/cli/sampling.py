@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from w2svd_bench.cli import options
+from w2svd_bench.cli.progress import errors
 from w2svd_bench.config import Recipe, validated
 from w2svd_bench.errors import BenchError
 from w2svd_bench.registry import METHODS
@@ -64,8 +65,15 @@ def sample(
         prompts, conditioning = _prompted(subject.backbone, prompt or [], image or [])
     size = sampling.batch_size(subject.backbone.latent_shape)
     batches = [range(first, min(first + size, len(prompts))) for first in range(0, len(prompts), size)]
-    made = sampling.sample(subject, subject.method.sampler(steps), conditioning, batches, seed)
+    made = list(sampling.sample(subject, subject.method.sampler(steps), conditioning, batches, seed))
     frames = [clip for part in made for clip in part.frames.numpy()]
+    broken = [
+        index for part in made for index, whole in zip(part.indices, part.whole.tolist(), strict=True) if not whole
+    ]
+    if broken:
+        names = ", ".join(map(str, broken))
+        told = f"clip {names}: numbers that are not finite; its pictures are black, or what the codec makes of them"
+        errors.print(told, markup=False, highlight=False, soft_wrap=True)
     stem = f"{method}-steps{steps}-seed{seed}"
     ending = "gif" if gif else "mp4"
     fps = subject.backbone.side.fps

@@ -101,13 +101,24 @@ class CacheSet(ClipSet):
     def real(self, indices: Sequence[int]) -> np.ndarray:
         if self.videos is not None:
             return self._shown(self._read(self.videos, indices))
-        batch = self.cache.batch(indices)
-        return self.cache.backbone.decode(batch.x0_BCTHW, batch.cond).numpy()
+        return self._decoded(indices)
 
     def given(self, indices: Sequence[int]) -> np.ndarray:
         if self.videos is not None:
             return self._read(self.videos, indices)[:, 0]
-        return self.cache.backbone.decode(self.cache.batch(indices).x0_BCTHW, self.cache.cond(indices))[:, 0].numpy()
+        return self._decoded(indices)[:, 0]
+
+    def _decoded(self, indices: Sequence[int]) -> np.ndarray:
+        batch = self.cache.batch(indices)
+        frames, finite = self.cache.backbone.decode_checked(batch.x0_BCTHW, batch.cond)
+        if not finite.all():
+            row = list(indices)[int((~finite).nonzero()[0])]
+            raise BenchError(
+                f"the codec decodes clip {self.cache.entries[row].id!r} to numbers that are not finite",
+                "its latents overflow in the codec's precision, and it can't be a reference",
+                "give the videos themselves with --videos, or prepare the cache without this clip",
+            )
+        return frames.numpy()
 
     def describe(self) -> EvalSet:
         side, clips = self.cache.backbone.side, self.cache.entries[: self.num_clips]

@@ -187,11 +187,11 @@ def evaluate_floor(
         if kind == "codec":
             # The given first frame of image-to-video is a part of the clip.
             cond = eval_set.conditioning(backbone, indices) if backbone.given_frames else None
-            frames = backbone.decode(latents, cond)
+            frames, finite = backbone.decode_checked(latents, cond)
         else:
-            frames = torch.from_numpy(eval_set.real(indices))
+            frames, finite = torch.from_numpy(eval_set.real(indices)), None
         seconds = now(backbone.device) - before if kind == "codec" else 0.0
-        return Sampled(list(indices), latents, frames, 0.0, seconds)
+        return Sampled(list(indices), latents, frames, 0.0, seconds, finite)
 
     def made(batches: Sequence[range]) -> Iterable[Sampled]:
         if kind == "teacher" and batches:

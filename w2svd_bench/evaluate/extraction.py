@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
 from w2svd_bench.evaluate.evalset import BATCH, Progress, shares
 from w2svd_bench.evaluate.sampling import Sampled
@@ -159,4 +158,4 @@ def _latents(clips: Sampled) -> tuple[list[float], int, tuple[float, float]]:
         return [], 0, seconds
     flat = clips.latents.float().flatten(1)
     power = flat.square().mean(1)  # not finite either where numbers above 1.8e19 are
-    return power.tolist(), int((~torch.isfinite(power)).sum()), seconds
+    return power.tolist(), int((~(clips.whole & power.isfinite().cpu())).sum()), seconds

@@ -96,13 +96,23 @@ class Subject:
 
 @dataclass
 class Sampled:
-    """A batch of clips, the latents they were decoded from (None: from none), and the seconds that both took."""
+    """A batch of clips, the latents they were decoded from (None: from none), and the seconds that both took.
+
+    ``finite`` says which clips a codec decoded to finite numbers, bool (B,); None where there was none to decode.
+    """
 
     indices: list[int]
     latents: Tensor | None
     frames: Tensor
     sample_seconds: float
     decode_seconds: float
+    finite: Tensor | None = None
+
+    @property
+    def whole(self) -> Tensor:
+        """Which clips hold numbers that can be shown, in latents and pixels alike, bool (B,); others may be black."""
+        whole = torch.ones(len(self.indices), dtype=torch.bool) if self.finite is None else self.finite
+        return whole if self.latents is None else whole & self.latents.float().flatten(1).isfinite().all(1).cpu()
 
 
 def recipe_of(run: Run, folder: Path) -> Recipe:
@@ -147,8 +157,8 @@ def sample_network(
         start = now(device)
         latents = sampler(network.velocity, cond, fresh.__getitem__)
         middle = now(device)
-        frames = backbone.decode(latents, cond)
-        yield Sampled(list(indices), latents, frames, middle - start, now(device) - middle)
+        frames, finite = backbone.decode_checked(latents, cond)
+        yield Sampled(list(indices), latents, frames, middle - start, now(device) - middle, finite)
 
 
 def now(device: str) -> float:

@@ -116,7 +116,7 @@ class Logged:
     Attributes:
         sha256: the content of each clip.
         power: the mean square of each clip's latents; empty for clips that have none.
-        broken: clips whose latents are not finite.
+        broken: clips whose latents, or whose decoded pixels, are not finite.
         seconds: that sampling and decoding took.
     """
 

@@ -115,8 +115,8 @@ class Validator:
         for indices in (part[first : first + batch] for first in range(0, len(part), batch)):
             cond = self._cond(indices)
             latents = self._sample(velocity, sampler, cond, indices)
-            broken += int((~torch.isfinite(latents.flatten(1)).all(1)).sum())
-            frames = self.backbone.decode(latents.nan_to_num(), cond)
+            frames, finite = self.backbone.decode_checked(latents.nan_to_num(), cond)
+            broken += int((~(torch.isfinite(latents.flatten(1)).all(1).cpu() & finite)).sum())
             ends += saturation_of(frames) * len(indices) / len(part)
             read.append(self.validation.read(frames.numpy()))
         everyones = self.world.gather((read, broken, ends))
