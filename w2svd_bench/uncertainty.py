@@ -136,19 +136,30 @@ def jackknife(statistic: Callable[[np.ndarray], float], group_N: np.ndarray, lev
     return _with_interval(value, se, groups, level)
 
 
-def jackknife_interval(value: float, leave_out_G: Sequence[float] | np.ndarray, level: float = 0.95) -> Estimate:
-    """The estimate for a value whose leave-out values are already known."""
-    return _with_interval(value, jackknife_se(leave_out_G), len(leave_out_G), level)
+def jackknife_interval(
+    value: float,
+    leave_out_G: Sequence[float] | np.ndarray,
+    level: float = 0.95,
+    sizes_G: Sequence[int] | np.ndarray | None = None,
+) -> Estimate:
+    """The estimate for a value whose leave-out values are already known; ``sizes_G`` as in `jackknife_se`."""
+    return _with_interval(value, jackknife_se(leave_out_G, value, sizes_G), len(leave_out_G), level)
 
 
 def paired_difference(
-    a: float, leave_out_a: Sequence[float], b: float, leave_out_b: Sequence[float], level: float = 0.95
+    a: float,
+    leave_out_a: Sequence[float],
+    b: float,
+    leave_out_b: Sequence[float],
+    level: float = 0.95,
+    sizes: Sequence[int] | None = None,
 ) -> Estimate:
-    """``a - b`` for two metrics of clips of the same prompts in the same groups.
+    """``a - b`` for two metrics of clips of the same prompts in the same groups, of ``sizes`` clips (None: all alike).
 
     The same groups are left out on both sides, so that what is hard about a prompt cancels; this is why the error of a
-    difference can be far smaller than the errors of its two sides. So does the bias by the number of clips, and groups
-    are taken as alike: in simulations of unequal ones the error was 1.03 to 1.09 times the true one.
+    difference can be far smaller than the errors of its two sides. The bias by the number of clips need not cancel: of
+    a method that drops modes and one that doesn't it differs. Of 30 clips in 128 dimensions, in groups of one and of
+    two, the error was 1.5 to 1.6 times the true one without the sizes, and 1.0 to 1.05 times with them.
 
     Raises:
         BenchError: the two have different numbers of groups, fewer than two, or values that are not finite.
@@ -159,7 +170,7 @@ def paired_difference(
             "the two sets were not dealt into the same groups",
             "score both on the same prompts, in the same order",
         )
-    return jackknife_interval(a - b, np.asarray(leave_out_a) - np.asarray(leave_out_b), level)
+    return jackknife_interval(a - b, np.asarray(leave_out_a) - np.asarray(leave_out_b), level, sizes)
 
 
 def cluster_bootstrap(

@@ -174,6 +174,26 @@ def test_a_paired_difference_of_distances_covers_and_is_shorter() -> None:
     assert trials.se_R.mean() < 0.5 * np.mean(unpaired)
 
 
+def test_a_paired_difference_knows_the_sizes_of_its_groups() -> None:
+    """Of a method that drops modes and one that does not: their biases differ, and so do those by a group's size."""
+    rng, dimensions, clips, found = np.random.default_rng(5), 64, 30, []
+    reference = Reference(10**9, np.zeros(dimensions), np.eye(dimensions), float(dimensions))
+    group = assign_groups(range(clips))  # ten groups of two clips and ten of one
+    sizes = np.bincount(group).tolist()
+    for _ in range(60):
+        noise, values, left = rng.normal(size=(clips, dimensions)), [], []
+        for spread in (1.0, 0.5):
+            own = rng.normal(size=noise.shape)
+            rows = spread * np.sqrt(0.5) * (noise + own)
+            values.append(frechet_distance(rows, reference))
+            left.append(leave_out_distances(rows[:, None], group, reference))
+        sided = [part for side in zip(values, left, strict=True) for part in side]
+        found.append([paired_difference(*sided, sizes=known).se for known in (sizes, None)] + [values[0] - values[1]])
+    se_R, plain_R, value_R = np.array(found).T
+    assert se_R.mean() / value_R.std(ddof=1) == pytest.approx(1.05, abs=0.2)
+    assert plain_R.mean() > 1.3 * se_R.mean(), "what knows no sizes"
+
+
 def test_a_naive_bootstrap_of_a_distance_is_wrong() -> None:
     """Clips that are drawn twice make a set of fewer: every draw is too far away, and no interval of them holds."""
     rng, shape, clips_N, draws, repetitions = np.random.default_rng(2), Shape(32), 64, 40, 20

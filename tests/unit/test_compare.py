@@ -85,6 +85,18 @@ def test_scores_of_sets_are_paired_by_their_leave_out_values() -> None:
     assert found.verdict == "better"
 
 
+def test_groups_of_unequal_size_are_paired_as_such() -> None:
+    sizes = [4, 2, *[3] * (GROUPS - 2)]
+    ours, theirs = of_set(10.0, 1, groups=sizes), of_set(11.0, 2, groups=sizes)
+    found = one(make("a", {"fid": ours}), make("b", {"fid": theirs}))
+    assert found.estimate == paired_difference(10.0, ours["leave_out"], 11.0, theirs["leave_out"], sizes=sizes)
+    assert found.estimate != paired_difference(10.0, ours["leave_out"], 11.0, theirs["leave_out"])
+    with pytest.raises(BenchError, match="not of the same clips"):
+        compare([make("a", {"fid": ours}), make("b", {"fid": of_set(11.0, 2, groups=sizes[::-1])})], "a", "b")
+    older = one(make("a", {"fid": ours}), make("b", {"fid": of_set(11.0, 2)}))  # which does not say its sizes
+    assert older.estimate == found.estimate
+
+
 def test_scores_of_clips_are_paired_clip_by_clip_and_drawn_by_prompt() -> None:
     ours, theirs = of_clips(0.2, 1), of_clips(0.0, 2)
     found = one(make("a", {"x": ours}), make("b", {"x": theirs}))

@@ -225,11 +225,14 @@ def _of_sets(scores: Sequence[tuple[Score, Score]]) -> _Found | str:
     """By the jackknife: the mean over seeds of a difference is a statistic like any other, so its leave-out values are
     the means of theirs.
     """
-    if len({(score.n, len(score.leave_out)) for pair in scores for score in pair}) > 1:
+    both = [score for pair in scores for score in pair]
+    told = {score.groups for score in both if score.groups}  # older records don't say how many clips a group has
+    if len({(score.n, len(score.leave_out)) for score in both}) > 1 or len(told) > 1:
         return "the jackknives are not of the same clips"
     a_S, b_S = ([pair[side].value for pair in scores] for side in (0, 1))
     a_SG, b_SG = (np.array([pair[side].leave_out for pair in scores]) for side in (0, 1))
-    estimate = jackknife_interval(fmean(a_S) - fmean(b_S), (a_SG - b_SG).mean(axis=0), LEVEL)
+    sizes = next(iter(told), None)
+    estimate = jackknife_interval(fmean(a_S) - fmean(b_S), (a_SG - b_SG).mean(axis=0), LEVEL, sizes)
     return a_S, b_S, estimate, scores[0][0].n
 
 
