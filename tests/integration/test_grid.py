@@ -220,6 +220,21 @@ def test_what_was_sampled_otherwise_is_evaluated_again(cli: Command, copied: Eva
     assert sorted(one["sampling"]["shift"] for one in aside) == [3.0, 3.0, 3.0, 7.0], "at 1, 4 and 28 steps, and at 4"
 
 
+def test_a_cell_without_scores_goes_with_the_metrics_of_today(cli: Command, copied: Evaluated) -> None:
+    """Of an older version it would be refused in a table beside cells of this one, and stay so."""
+    label, steps = next(
+        cell for cell, one in copied.records.items() if all(isinstance(s, SkippedScore) for s in one.metrics.values())
+    )
+    now = copied.records[label, steps]
+    path = copied.out / RESULTS / "records" / now.file_name
+    data = json.loads(path.read_text())
+    for score in data["metrics"].values():
+        score["version"] -= 1
+    path.write_text(json.dumps(data))
+    assert cli("eval", "--steps", steps, "--methods", label, *CLIPS, "--out", copied.out).status == 0
+    assert copied.records[label, steps].metrics == now.metrics
+
+
 def test_what_is_set_aside_twice_is_kept_twice(cli: Command, copied: Evaluated) -> None:
     """The same cell, by older metrics each time: its file has one name."""
     path = copied.out / RESULTS / "records" / copied.records["euler", 4].file_name

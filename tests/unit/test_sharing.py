@@ -13,8 +13,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from w2svd_bench.cli import boards
+from w2svd_bench.cli.claims import _together
 from w2svd_bench.errors import BenchError
-from w2svd_bench.leaderboard.merge import differing, merge
+from w2svd_bench.leaderboard.merge import differing, filled, merge
 from w2svd_bench.leaderboard.validate import validate
 from w2svd_bench.metrics.frechet import frechet_distance, leave_out_distances
 from w2svd_bench.metrics.gaussian import Reference
@@ -56,6 +57,21 @@ def run(command: Callable[..., None], *arguments: object) -> Result:
 
 
 # --- merge ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_floor_has_the_metrics_of_all_machines(order: tuple[int, int], tmp_path: Path) -> None:
+    """One machine measured more than the other: floors have all of it, whichever folder is named first."""
+    few, more = records.real(1.0), records.real(1.1)
+    more = more.model_copy(update={"metrics": more.metrics | {"kid": next(iter(more.metrics.values()))}})
+    folders = [folder(tmp_path / "few", few), folder(tmp_path / "more", more)]
+    merged = merge([folders[i] for i in order], tmp_path / "into")
+    (floor,) = merged.records
+    assert set(floor.metrics) == {"fid[mini]", "kid"}
+    assert floor.metrics["fid[mini]"].value == (1.0, 1.1)[order[0]]  # type: ignore[union-attr]
+    assert _together([folders[i] for i in order]) == list(merged.records)
+    other = more.model_copy(update={"eval_set": more.eval_set.model_copy(update={"num_clips": 16})})
+    assert filled(few, other) == few, "of other clips"
 
 
 def test_floors_that_every_machine_measures_are_no_conflict(tmp_path: Path) -> None:

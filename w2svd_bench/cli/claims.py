@@ -15,6 +15,7 @@ from w2svd_bench.errors import BenchError, unknown_name
 from w2svd_bench.leaderboard.atoms import Need, Planner
 from w2svd_bench.leaderboard.claims import Arithmetic, Claims, MemoryClaim, Planned, Size, find_claims, read_claims
 from w2svd_bench.leaderboard.claims_render import details, remarks, summary, to_markdown
+from w2svd_bench.leaderboard.merge import filled
 from w2svd_bench.leaderboard.report_parts import CLAIMS_FILE
 from w2svd_bench.leaderboard.rows import REFERENCE_METHODS
 from w2svd_bench.leaderboard.verdicts import Report, judge
@@ -98,7 +99,7 @@ def _judged(folders: list[Path], files: list[Claims], plan: bool) -> Report:
 
 
 def _together(folders: list[Path]) -> list[Record]:
-    """The records of all folders; what they share, and all reference rows, are taken from the first that has it.
+    """The records of all folders; what they share is taken from the first that has it, of reference rows each score.
 
     Raises:
         BenchError: two folders have different records of one cell.
@@ -107,7 +108,9 @@ def _together(folders: list[Path]) -> list[Record]:
     for folder in folders:
         for one in read_records(folder):
             first, known = found.setdefault(one.cell.id, (folder, one))
-            if known != one and one.cell.method not in REFERENCE_METHODS:
+            if one.cell.method in REFERENCE_METHODS:
+                found[one.cell.id] = first, filled(known, one)
+            elif known != one:
                 why = f"{one.file_name} in {first} and in {folder}"
                 raise BenchError("a cell has two records that differ", why, "name only one of these folders")
     return [record for _, record in found.values()]

@@ -204,6 +204,9 @@ class Grid:
     def _fits(self, record: Record, wanted: dict[str, str]) -> bool:
         """Whether what a record has is of the same set, and what is wanted of it was measured in the same way."""
         same = all(wanted.get(name, measured) == measured for name, measured in ids(record.metrics).items())
+        # What could not be scored has no id, and of another version it would not stand in one table with today's.
+        versions = self.bench.versions()
+        same &= all(versions.get(name, score.version) == score.version for name, score in record.metrics.items())
         return record.eval_set == self.eval_set.describe() and same
 
     def _set_aside(self, about: Identity) -> None:

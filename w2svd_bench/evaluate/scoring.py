@@ -65,6 +65,11 @@ class Bench:
         compared = {name: _against(metric.id, reference.name) for name, metric, reference in self.comparisons()}
         return compared | {one.name: one.id for metric in self.clip_metrics for one in metric.dimensions}
 
+    def versions(self) -> dict[str, int]:
+        """The version of what measures each score that a record gets, by its name."""
+        compared = {name: metric.version for name, metric, _ in self.comparisons()}
+        return compared | {one.name: one.version for metric in self.clip_metrics for one in metric.dimensions}
+
     def clips(self, made: Made, progress: Progress, log: ClipLog, given: bool) -> Clips:
         """All clips of a cell, made (where that was not done before) and read.
 

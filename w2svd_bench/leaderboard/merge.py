@@ -27,7 +27,8 @@ class Merged:
 def merge(folders: Sequence[Path], into: Path) -> Merged:
     """Writes the records of all folders, and those that ``into`` has, into ``into/records``; everything or nothing.
 
-    Of rows of real clips and of the teacher, which every evaluation measures for itself, the first folder's stand.
+    Of rows of real clips and of the teacher, which every evaluation measures for itself, each score is that of the
+    first folder that has it.
 
     Raises:
         BenchError: ``into`` has records in folders of its own, or lies in one of the folders, where the joined ones
@@ -58,6 +59,7 @@ def merge(folders: Sequence[Path], into: Path) -> Merged:
                 continue
             repeated += 1
             if one.cell.method in REFERENCE_METHODS:  # every machine measures real clips and the teacher for itself
+                found[one.cell.id] = first, filled(known, one)
                 continue
             fields = differing(known, one)
             if fields:
@@ -75,6 +77,16 @@ def merge(folders: Sequence[Path], into: Path) -> Merged:
     for one in together:
         write_record(one, into / "records")
     return Merged(together, brought, repeated)
+
+
+def filled(floor: Record, other: Record) -> Record:
+    """A reference row with the scores that it lacks and another machine's record of the same clips has."""
+    more = {name: score for name, score in other.metrics.items() if name not in floor.metrics}
+    if not more or floor.eval_set != other.eval_set or floor.sampling != other.sampling:
+        return floor
+    earlier = [*floor.provenance.get("earlier", []), other.provenance]
+    update = {"metrics": floor.metrics | more, "provenance": floor.provenance | {"earlier": earlier}}
+    return floor.model_copy(update=update)
 
 
 def differing(one: Record, other: Record) -> list[str]:
