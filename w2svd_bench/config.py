@@ -73,7 +73,9 @@ class Engine(Frozen):
     trained_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of trained weights, their averages and moments; bfloat16 loses small updates"
     )
-    attention: str = Field("native", description="an attention backend of diffusers, such as native, flash or sage")
+    attention: str = Field(
+        "native", description="an attention backend of diffusers, such as native or flash; sage is for sampling only"
+    )
     compile: bool = Field(False, description="torch.compile for the repeated blocks")
     gradient_checkpointing: bool = Field(False, description="keep the blocks' inputs only and compute the rest twice")
     sharding: Literal["auto", "replicate", "fsdp"] = Field(

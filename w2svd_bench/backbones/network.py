@@ -9,7 +9,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _AttentionBackendRegistry,
+    dispatch_attention_fn,
+)
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
@@ -21,6 +25,7 @@ from w2svd_bench.errors import BenchError, unknown_name
 from w2svd_bench.types import Cond
 
 GRAPHS = 64  # compiled versions of one block that are kept
+PROBE_TOKENS = 128  # of the attention that is tried before training: a whole tile of the kernels
 
 
 class Network:
@@ -95,6 +100,54 @@ class Network:
                 " ".join(str(error).split()),
                 "install what it needs, or use engine.attention=native",
             ) from error
+
+    def check_trainable(self) -> None:
+        """Tries backward through the attention in use, in a probe of a few tokens; for training alone.
+
+        Kernels made for sampling know nothing of autograd: what passes through them gets no gradient, and adapters of
+        queries, keys and values would stay as they are without a word.
+
+        Raises:
+            BenchError: queries, keys or values get no gradient, or one that is 0 or no number.
+        """
+        # A model without a choice of its own takes that of DIFFUSERS_ATTN_BACKEND.
+        chosen = self.blocks[0].attn.processor._attention_backend or _AttentionBackendRegistry.get_active_backend()[0]
+        backend = AttentionBackendName(chosen)
+        if backend is AttentionBackendName.NATIVE:
+            return
+        why = self._untrainable(backend)
+        if why:
+            raise BenchError(
+                f"attention backend {backend.value!r} can't be trained with",
+                why,
+                "train with engine.attention=native (or flash) and without DIFFUSERS_ATTN_BACKEND; sampling may use "
+                "this one",
+            )
+
+    def _untrainable(self, backend: AttentionBackendName) -> str:
+        """What is wrong with backward through an attention backend; nothing if it is right."""
+        shape = (1, PROBE_TOKENS, 2, self.transformer.config.attention_head_dim)
+        device = next(self.transformer.parameters()).device
+        generator = torch.Generator().manual_seed(0)  # its own: nothing else is drawn differently for the probe
+        inputs = {
+            name: torch.randn(shape, generator=generator).to(device, self.dtype).requires_grad_()
+            for name in ("queries", "keys", "values")
+        }
+        weight = torch.randn(shape, generator=generator).to(device, self.dtype)
+        try:
+            with torch.enable_grad(), only_errors(diffusers_logging):
+                out = dispatch_attention_fn(*inputs.values(), backend=backend)
+                if out.requires_grad:
+                    (out * weight).sum().backward()
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            said = " ".join(str(error).split())
+            return f"forward and backward of a few tokens ended in {type(error).__name__}: {said}"
+        grads = {name: x.grad for name, x in inputs.items()}
+        missing = [name for name, grad in grads.items() if grad is None or not bool(grad.any())]
+        if missing:
+            return f"it has no backward pass: no gradient comes back to {', '.join(missing)}"
+        wrong = [name for name, grad in grads.items() if grad is not None and not bool(grad.isfinite().all())]
+        return f"its backward pass gives gradients that are no numbers, for {', '.join(wrong)}" if wrong else ""
 
     def compile_blocks(self) -> None:
         """Compiles the repeated blocks with `torch.compile`; call it when all adapters are there.

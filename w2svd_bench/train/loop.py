@@ -67,7 +67,7 @@ class Trainer:
         advice: what to tell a user whose memory was not enough, such as the plan's summary.
 
     Raises:
-        BenchError: the batch can't be shared evenly by the processes.
+        BenchError: the batch can't be shared evenly by the processes, or the attention gives no gradients.
     """
 
     def __init__(
@@ -86,7 +86,9 @@ class Trainer:
         self._part = world.part(recipe.training.batch_size)
         specs = method.roles()
         with _enough_memory(advice):
-            self.roles = Roles(backbone.network(), specs, seed, recipe.engine, world)
+            network = backbone.network()
+            network.check_trainable()
+            self.roles = Roles(network, specs, seed, recipe.engine, world)
         method.models = self.roles
         self.settings: dict[str, Optimizer] = {n: s.optimizer for n, s in specs.items() if s.optimizer is not None}
         self.optimizers = {

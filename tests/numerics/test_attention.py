@@ -1,0 +1,142 @@
+"""Attention backends and training: one that gives no gradient is for sampling alone.
+
+The backends are stand-ins that are registered with diffusers as ``sage``, which is called as it is there: its kernels
+know nothing of autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from diffusers.models import attention_dispatch
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+from torch import Tensor
+
+from w2svd_bench.backbones.base import Backbone
+from w2svd_bench.baselines.lcm.method import LCM
+from w2svd_bench.config import Engine, Recipe, Training, validated
+from w2svd_bench.data.latents import LatentPool
+from w2svd_bench.errors import BenchError
+from w2svd_bench.train.loop import Trainer
+
+SAGE = AttentionBackendName.SAGE
+Backbones = Callable[..., Backbone]
+Pools = Callable[..., LatentPool]
+Train = Callable[..., Trainer]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Register = Callable[[Attend], None]
+
+
+def exact(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def without_backward(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return exact(query.detach(), key.detach(), value.detach())
+
+
+def of_values_alone(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return exact(query.detach(), key.detach(), value)
+
+
+def of_zero(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return exact(query, key * 0, value)  # constant weights: nothing comes back to the queries
+
+
+def not_finite(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    out = exact(query, key, value)
+    out.register_hook(lambda gradient: gradient * float("nan"))
+    return out
+
+
+def failing(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    if query.requires_grad:
+        raise NotImplementedError("this kernel is for inference")
+    return exact(query, key, value)
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Register:
+    """Registers a function as diffusers' ``sage``, as if its package were installed."""
+
+    def register(attend: Attend) -> None:
+        monkeypatch.setitem(_AttentionBackendRegistry._backends, SAGE, attend)
+        monkeypatch.setitem(_AttentionBackendRegistry._constraints, SAGE, [])
+        monkeypatch.setitem(_AttentionBackendRegistry._supported_arg_names, SAGE, {"query", "key", "value"})
+        monkeypatch.setattr(attention_dispatch, "_check_attention_backend_requirements", lambda backend: None)
+        # diffusers makes the choice of one model that of all that come later.
+        monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", AttentionBackendName.NATIVE)
+
+    return register
+
+
+@pytest.fixture
+def train(untrained_backbone: Backbones, random_pool: Pools) -> Train:
+    """Makes a trainer of an LCM with an attention backend."""
+
+    def make(attention: str = "sage") -> Trainer:
+        backbone = untrained_backbone()
+        backbone.engine = Engine(attention=attention)
+        settings = {"generator": {"learning_rate": 1e-4}, "rank": 4}
+        recipe = Recipe(
+            method="lcm",
+            backbone="mini",
+            training=Training(iterations=1, batch_size=2),
+            engine=backbone.engine,
+            settings=settings,
+        )
+        return Trainer(LCM(validated(LCM.Config, settings, "lcm"), 3.0), backbone, random_pool(4), recipe, seed=0)
+
+    return make
+
+
+@pytest.mark.parametrize("attend", [without_backward, of_values_alone, of_zero, not_finite, failing])
+def test_a_backend_without_gradients_is_refused_before_training(
+    attend: Attend, backend: Register, train: Train
+) -> None:
+    backend(attend)
+    with pytest.raises(BenchError) as caught:
+        train()
+    error = caught.value
+    assert "'sage'" in error.what and "backward" in error.why
+    assert "engine.attention=native" in error.cure and "sampl" in error.cure
+
+
+def test_a_backend_with_gradients_trains(backend: Register, train: Train) -> None:
+    backend(exact)
+    trainer = train()
+    trainer.step(0)
+    moved = trainer.roles.parameters("generator")
+    assert all(p.abs().sum() > 0 for name, p in moved.items() if "to_q" in name and "lora_B" in name)
+
+
+def test_native_attention_is_not_asked(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("native attention has a backward pass")
+
+    monkeypatch.setattr("w2svd_bench.backbones.network.dispatch_attention_fn", asked, raising=False)
+    train("native")
+
+
+def test_the_choice_of_the_environment_is_asked(
+    backend: Register, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DIFFUSERS_ATTN_BACKEND is the backend of a model that has none of its own."""
+    backend(without_backward)
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", SAGE)
+    with pytest.raises(BenchError, match="DIFFUSERS_ATTN_BACKEND"):
+        train("native")
+
+
+def test_a_backend_without_gradients_samples(
+    backend: Register, untrained_backbone: Backbones, random_pool: Pools
+) -> None:
+    backend(without_backward)
+    backbone, batch = untrained_backbone(), random_pool(2).batch([0, 1])
+    backbone.engine = Engine(attention="sage")
+    with torch.no_grad():
+        velocity = backbone.network().velocity(batch.x0_BCTHW, torch.ones(2), batch.cond)
+    assert bool(velocity.isfinite().all())
