@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from w2svd_bench.cli.launch import command_line, inside, relaunch, without_nproc
+from w2svd_bench.cli.launch import command_line, forwarded, inside, relaunch, without_nproc
 
 # A stand-in for `python -m w2svd_bench`: what each process does follows from its rank.
 PROGRAM = """
@@ -18,6 +22,8 @@ rank = int(os.environ["RANK"])
 print("out of", rank, sys.argv[1:], os.environ["WORLD_SIZE"], os.environ["LOCAL_RANK"], flush=True)
 print("err of", rank, file=sys.stderr, flush=True)
 action = {actions!r}[rank]
+open(f"{folder}/{{rank}}.tmp", "w").write(str(os.getpid()))
+os.rename(f"{folder}/{{rank}}.tmp", f"{folder}/{{rank}}.pid")
 if action == "wait":
     time.sleep(60)
 sys.exit(0 if action == "wait" else action)
@@ -40,11 +46,11 @@ def test_one_process_and_the_started_ones_go_on(monkeypatch: pytest.MonkeyPatch)
     assert relaunch(2) is None and inside()
 
 
-def launched(actions: list[object], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs `relaunch` with a stand-in for the package, in a process of its own."""
+def started(actions: list[object], folder: Path) -> subprocess.Popen[str]:
+    """Starts `relaunch` with a stand-in for the package, in a process of its own."""
     package = folder / "w2svd_bench_stand_in"
     package.mkdir()
-    (package / "__main__.py").write_text(PROGRAM.format(actions=actions))
+    (package / "__main__.py").write_text(PROGRAM.format(actions=actions, folder=folder))
     code = (
         "import subprocess, w2svd_bench.cli.launch as launch\n"
         "launch.GRACE_SECONDS = 1.0\n"
@@ -53,13 +59,86 @@ def launched(actions: list[object], folder: Path) -> subprocess.CompletedProcess
         "    return real([c.replace('w2svd_bench', 'w2svd_bench_stand_in') for c in command], **named)\n"
         "launch.subprocess.Popen = start\n"
         "launch.command_line.set(['train', '--nproc', '2', '--seed', '3'])\n"
-        "launch.relaunch(2)\n"
+        f"launch.relaunch({len(actions)})\n"
     )
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
     environment["PYTHONPATH"] = str(folder)
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+def launched(actions: list[object], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs `started` to its end."""
+    process = started(actions, folder)
+    out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def until(true: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Whether something comes true in a while."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.02)
+    return true()
+
+
+def alive(pid: int) -> bool:
+    try:
+        # One that ended and was not waited for yet (by the system's init, say) is no longer alive.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def waiting(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A parent with two processes that have begun, and their ids; whatever is left of them is ended."""
+    files = [folder / f"{rank}.pid" for rank in range(2)]
+    parent = started(["wait", "wait"], folder)
+    pids: list[int] = []
+    try:
+        assert until(lambda: all(file.is_file() for file in files))
+        pids = [int(file.read_text()) for file in files]
+        yield parent, pids
+    finally:
+        parent.kill()
+        parent.communicate()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGHUP])
+def test_a_parent_that_is_told_to_end_ends_its_processes(asked: signal.Signals, tmp_path: Path) -> None:
+    with waiting(tmp_path) as (parent, pids):
+        parent.send_signal(asked)
+        parent.communicate(timeout=30)
+        assert parent.returncode == 128 + asked  # as a shell says it
+        assert not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells processes that their parent is gone")
+def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    with waiting(tmp_path) as (parent, pids):
+        parent.kill()
+        assert until(lambda: not any(alive(pid) for pid in pids))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
+def test_what_is_ignored_stays_ignored_and_the_rest_is_put_back() -> None:
+    """Under nohup the end of a terminal ends nothing."""
+    before = signal.getsignal(signal.SIGTERM)
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with forwarded(asked := []):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            signal.raise_signal(signal.SIGTERM)
+        assert asked == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGHUP, earlier)
 
 
 def test_processes_share_the_voice_of_the_first(tmp_path: Path) -> None:

@@ -6,19 +6,25 @@ same variables, and `World.start` reads them. Started here, the processes share 
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import IO
+from typing import IO, Any
 
 # What this process was asked to do; a command runs in the same process in tests, so sys.argv does not say it.
 command_line: ContextVar[Sequence[str]] = ContextVar("command_line", default=())
 GRACE_SECONDS = 20.0  # for the others to come to the same end when one has failed
+FORWARDED = ("SIGTERM", "SIGHUP")
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def inside() -> bool:
@@ -34,40 +40,103 @@ def relaunch(nproc: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": str(nproc), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {
+        "OMP_NUM_THREADS": "1",
+        **os.environ,
+        "WORLD_SIZE": str(nproc),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     processes: list[tuple[subprocess.Popen[bytes], IO[bytes] | None]] = []
-    for rank in range(nproc):
-        voice: IO[bytes] | None = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115 - outlives this line
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        command = [sys.executable, "-m", "w2svd_bench", *arguments]
-        processes.append((subprocess.Popen(command, env=environment, stdout=voice, stderr=voice), voice))
-    try:
-        _wait([process for process, _ in processes])
-    except KeyboardInterrupt:  # the processes share our terminal and have been interrupted, too
-        _wait([process for process, _ in processes])
-    statuses = [process.returncode for process, _ in processes]
+    started: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
+    with forwarded(asked):
+        try:
+            for rank in range(nproc):
+                voice: IO[bytes] | None = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115 - outlives this
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "w2svd_bench", *arguments],
+                    env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    stdout=voice,
+                    stderr=voice,
+                    preexec_fn=_end_with_parent(),
+                )
+                processes.append((process, voice))
+                started.append(process)
+            _wait(started, asked)
+        except KeyboardInterrupt:  # the processes share our terminal and have been interrupted, too
+            _wait(started, asked)
+        finally:
+            _send(started, signal.SIGKILL)
+            for process in started:
+                process.wait()
+    statuses = [process.returncode for process in started]
     if statuses[0] in (0, -15) and any(statuses):  # the first one has nothing to say of what went wrong elsewhere
         for rank, (process, voice) in enumerate(processes):
             if process.returncode not in (0, -15) and voice is not None:
                 voice.seek(0)
                 print(f"process {rank} of {nproc}:", voice.read().decode(errors="replace"), file=sys.stderr)
+    if asked and any(statuses):
+        raise SystemExit(128 + asked[0])  # as a shell says it
     raise SystemExit(next((abs(status) for status in statuses if status), 0))
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Waits for all; once one has failed the others get a while to notice, and are then ended."""
+@contextmanager
+def forwarded(asked: list[int]) -> Iterator[None]:
+    """Notes in ``asked`` the signals that ask this process to end, for `_wait` to pass on; what is ignored stays so.
+
+    A scheduler, or a terminal that closes, tells the parent alone, and its processes would go on without it.
+    """
+    earlier: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        for name in FORWARDED:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup ignores SIGHUP
+                earlier[number] = signal.signal(number, lambda number, frame: asked.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """What a new process does first so that it does not outlive a parent that is killed; only Linux can."""
+    if sys.platform != "linux":
+        return None
+    parent, libc = os.getpid(), ctypes.CDLL(None)  # looked up here: little is safe between fork and exec
+
+    def ask() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:  # it is gone already
+            os._exit(1)
+
+    return ask
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> None:
+    """Waits for all, and tells them when this process is ``asked`` to end.
+
+    Once one has failed the others get a while to notice, are then told to end, and are ended if that does not help.
+    """
     deadline: float | None = None
+    told, harder = 0, [signal.SIGTERM, signal.SIGKILL]
     while any(process.poll() is None for process in processes):
+        if told < len(asked):
+            told = len(asked)
+            _send(processes, signal.SIGTERM)
         if deadline is None and any(process.poll() for process in processes):
             deadline = time.monotonic() + GRACE_SECONDS
-        if deadline is not None and time.monotonic() > deadline:
-            for process in processes:
-                if process.poll() is None:
-                    process.terminate()
-            for process in processes:
-                process.wait()
-            return
+        if deadline is not None and harder and time.monotonic() > deadline:
+            _send(processes, harder.pop(0))
+            deadline = time.monotonic() + GRACE_SECONDS
         time.sleep(0.05)
+
+
+def _send(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
 
 
 def without_nproc(arguments: Sequence[str]) -> list[str]:
