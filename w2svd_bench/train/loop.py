@@ -36,7 +36,7 @@ from w2svd_bench.train import checkpoint
 from w2svd_bench.train.health import FAKE_LOSS, RAW, STD, TEACHER_CLIPS, WATCHED, Vitals, Watchable, alarm
 from w2svd_bench.train.log import CURVES, Log
 from w2svd_bench.train.memory import forget_peak, peak_memory_bytes
-from w2svd_bench.train.run import BEFORE, GENERATOR_FOLDER, Run
+from w2svd_bench.train.run import BEFORE, GENERATOR_FOLDER, Run, alone
 from w2svd_bench.train.validation import Curves, Validation, Validator
 from w2svd_bench.types import TEACHER, Batch, TrainingData, average_of
 from w2svd_bench.world import ALONE, World, device_name
@@ -339,35 +339,39 @@ def train(
 
     All processes call it together, and the leading one writes. ``data`` may be None for a method without roles, which
     only leaves a run for evaluation to find.
+
+    Raises:
+        BenchError: the folder holds another run, or another process trains in it.
     """
-    earlier = world.agree(lambda: _begin(run, folder, method))
-    if earlier is not None:
-        return earlier
-    if not method.roles():
-        run.weights_sha256 = backbone.teacher_sha256
-    else:
-        assert data is not None
-        trainer = Trainer(method, backbone, data, recipe, run.seed, world, advice)
-        trainer.fit(folder, report, say, validation)
-        counters = trainer.counters
-        run.iterations, run.updates = counters.iteration, counters.updates
-        run.network_evaluations, run.seconds = counters.evaluations, counters.seconds
-        run.peak_memory_bytes = counters.peak_memory_bytes
-        name = device_name(world.device)
-        run.device = name if world.size == 1 or name == "cpu" else f"{world.size} x {name}"
-        run.health = trainer.health()
-        written = export_generator(
-            trainer.roles,
-            method.roles()[GENERATOR],
-            backbone,
-            folder / GENERATOR_FOLDER,
-            _story(method, run),
-            world.lead,
-        )
-        run.weights_sha256 = world.agree(lambda: written)
-    run.finished = True
-    world.agree(lambda: run.save(folder))
-    return run
+    with alone(folder, world):
+        earlier = world.agree(lambda: _begin(run, folder, method))
+        if earlier is not None:
+            return earlier
+        if not method.roles():
+            run.weights_sha256 = backbone.teacher_sha256
+        else:
+            assert data is not None
+            trainer = Trainer(method, backbone, data, recipe, run.seed, world, advice)
+            trainer.fit(folder, report, say, validation)
+            counters = trainer.counters
+            run.iterations, run.updates = counters.iteration, counters.updates
+            run.network_evaluations, run.seconds = counters.evaluations, counters.seconds
+            run.peak_memory_bytes = counters.peak_memory_bytes
+            name = device_name(world.device)
+            run.device = name if world.size == 1 or name == "cpu" else f"{world.size} x {name}"
+            run.health = trainer.health()
+            written = export_generator(
+                trainer.roles,
+                method.roles()[GENERATOR],
+                backbone,
+                folder / GENERATOR_FOLDER,
+                _story(method, run),
+                world.lead,
+            )
+            run.weights_sha256 = world.agree(lambda: written)
+        run.finished = True
+        world.agree(lambda: run.save(folder))
+        return run
 
 
 def _begin(run: Run, folder: Path, method: Method) -> Run | None:

@@ -2,22 +2,25 @@
 
 ``runs/<backbone>/<label>/seed<k>/`` holds ``run.json`` (what it is, how far it came, what it cost), ``config.yaml``
 (the resolved recipe), ``log.jsonl``, ``curves.jsonl`` where it was validated on the way, ``checkpoint/`` and, when
-done, ``generator/`` in diffusers format.
+done, ``generator/`` in diffusers format. ``lock`` is held by who trains.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import filelock
 import yaml
 
 from w2svd_bench.errors import BenchError
+from w2svd_bench.world import World
 
-FILE, GENERATOR_FOLDER = "run.json", "generator"
+FILE, GENERATOR_FOLDER, LOCK = "run.json", "generator", "lock"
 BEFORE = "before"  # in `Run.code`
 
 
@@ -79,6 +82,33 @@ class Run:
             raise BenchError(
                 f"{folder} is not a run", f"its {FILE} can't be read: {error}", "train it first: w2svd-bench train"
             ) from error
+
+
+@contextmanager
+def alone(folder: Path, world: World) -> Iterator[None]:
+    """Keeps a run folder for the processes of ``world``: each of two trainings would remove the other's checkpoints.
+
+    Raises:
+        BenchError: somebody else trains there.
+    """
+    lock = filelock.FileLock(folder / LOCK)
+
+    def take() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise BenchError(
+                f"another process trains in {folder}",
+                f"it holds {folder / LOCK}, and two would remove each other's checkpoints",
+                "wait until it is done (or end it), or give this run another name with --label NAME",
+            ) from None
+
+    world.agree(take)
+    try:
+        yield
+    finally:
+        lock.release()  # nothing where it was not taken
 
 
 def run_folder(root: Path, backbone: str, label: str, seed: int) -> Path:
