@@ -19,14 +19,23 @@ from w2svd_bench.cli.launch import command_line, forwarded, inside, relaunch, wi
 PROGRAM = """
 import os, sys, time
 rank = int(os.environ["RANK"])
+action = {actions!r}[rank]
+if action == "as all do":
+    sys.exit("error: the same in all")
 print("out of", rank, sys.argv[1:], os.environ["WORLD_SIZE"], os.environ["LOCAL_RANK"], flush=True)
 print("err of", rank, file=sys.stderr, flush=True)
-action = {actions!r}[rank]
 open(f"{folder}/{{rank}}.tmp", "w").write(str(os.getpid()))
 os.rename(f"{folder}/{{rank}}.tmp", f"{folder}/{{rank}}.pid")
 if action == "wait":
     time.sleep(60)
-sys.exit(0 if action == "wait" else action)
+    action = 0
+if action == "killed":
+    os.kill(os.getpid(), 9)
+if action == "late":
+    time.sleep(1.5)
+    print("connection closed by peer", file=sys.stderr, flush=True)
+    action = 1
+sys.exit(action)
 """
 
 
@@ -53,7 +62,7 @@ def started(actions: list[object], folder: Path) -> subprocess.Popen[str]:
     (package / "__main__.py").write_text(PROGRAM.format(actions=actions, folder=folder))
     code = (
         "import subprocess, w2svd_bench.cli.launch as launch\n"
-        "launch.GRACE_SECONDS = 1.0\n"
+        "launch.GRACE_SECONDS = 3.0\n"
         "real = subprocess.Popen\n"
         "def start(command, **named):\n"
         "    return real([c.replace('w2svd_bench', 'w2svd_bench_stand_in') for c in command], **named)\n"
@@ -160,9 +169,37 @@ def test_processes_that_wait_for_a_failed_one_are_ended(tmp_path: Path) -> None:
     assert "err of 1" in done.stderr
 
 
-def test_the_first_ones_failure_is_told_once(tmp_path: Path) -> None:
-    done = launched([5, 5], tmp_path)
-    assert done.returncode == 5 and done.stderr.count("err of") == 1
+def test_the_leading_ones_failure_is_told_once(tmp_path: Path) -> None:
+    done = launched([5, "late"], tmp_path)
+    assert done.returncode == 5
+    assert done.stderr.count("err of") == 1 and "of 2" not in done.stderr
+
+
+def test_what_failed_first_is_told_where_the_leading_one_failed_for_it(tmp_path: Path) -> None:
+    """The leading process sees only that another is gone: that is not what went wrong."""
+    done = launched(["late", 4], tmp_path)
+    assert done.returncode == 4
+    assert "connection closed by peer" in done.stderr
+    assert "process 1 of 2 failed first" in done.stderr and "err of 1" in done.stderr
+
+
+def test_of_several_failures_the_first_is_told(tmp_path: Path) -> None:
+    done = launched(["late", "late", 4], tmp_path)
+    assert done.returncode == 4
+    assert "process 2 of 3 failed first" in done.stderr and "err of 2" in done.stderr
+    assert "err of 1" not in done.stderr
+
+
+def test_a_process_that_was_killed_is_named_with_the_signal(tmp_path: Path) -> None:
+    done = launched(["late", "killed"], tmp_path)
+    assert done.returncode == 9
+    assert "process 1 of 2 failed first" in done.stderr and "SIGKILL" in done.stderr
+
+
+def test_what_all_say_is_told_once(tmp_path: Path) -> None:
+    done = launched(["as all do"] * 3, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("the same in all") == 1
 
 
 def test_the_command_line_is_what_run_was_given() -> None:

@@ -1,7 +1,8 @@
 """The same command on several processes of this machine: ``--nproc N``.
 
 Several machines need torchrun: ``torchrun --nnodes 2 --nproc-per-node 8 ... -m w2svd_bench train ...``. Both set the
-same variables, and `World.start` reads them. Started here, the processes share one voice: the first one's.
+same variables, and `World.start` reads them. Started here, the processes share one voice: the first one's; but for
+the one that fails before the others, which is heard, too.
 """
 
 from __future__ import annotations
@@ -47,38 +48,56 @@ def relaunch(nproc: int) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    processes: list[tuple[subprocess.Popen[bytes], IO[bytes] | None]] = []
-    started: list[subprocess.Popen[bytes]] = []
+    processes: list[subprocess.Popen[bytes]] = []
+    voices: list[IO[bytes] | None] = []
     asked: list[int] = []
     with forwarded(asked):
         try:
             for rank in range(nproc):
-                voice: IO[bytes] | None = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115 - outlives this
+                voices.append(None if rank == 0 else tempfile.TemporaryFile())  # noqa: SIM115 - outlives this line
                 process = subprocess.Popen(
                     [sys.executable, "-m", "w2svd_bench", *arguments],
                     env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdout=voice,
-                    stderr=voice,
+                    stdout=voices[rank],
+                    stderr=voices[rank],
                     preexec_fn=_end_with_parent(),
                 )
-                processes.append((process, voice))
-                started.append(process)
-            _wait(started, asked)
+                processes.append(process)
+            first = _wait(processes, asked)
         except KeyboardInterrupt:  # the processes share our terminal and have been interrupted, too
-            _wait(started, asked)
+            first = _wait(processes, asked)
+            asked.append(signal.SIGINT)
         finally:
-            _send(started, signal.SIGKILL)
-            for process in started:
+            _send(processes, signal.SIGKILL)
+            for process in processes:
                 process.wait()
-    statuses = [process.returncode for process in started]
-    if statuses[0] in (0, -15) and any(statuses):  # the first one has nothing to say of what went wrong elsewhere
-        for rank, (process, voice) in enumerate(processes):
-            if process.returncode not in (0, -15) and voice is not None:
-                voice.seek(0)
-                print(f"process {rank} of {nproc}:", voice.read().decode(errors="replace"), file=sys.stderr)
-    if asked and any(statuses):
+    if first is None:
+        raise SystemExit(0)
+    statuses = [process.returncode for process in processes]
+    # What all were asked to do the leading one has told of, if it could.
+    if not asked or statuses[0] == 0:
+        _tell(first, statuses, voices)
+    if asked and asked[0] != signal.SIGINT:
         raise SystemExit(128 + asked[0])  # as a shell says it
-    raise SystemExit(next((abs(status) for status in statuses if status), 0))
+    raise SystemExit(abs(statuses[first]))
+
+
+def _tell(first: int, statuses: Sequence[int], voices: Sequence[IO[bytes] | None]) -> None:
+    """Shows what the process said that failed before all others, for they may know only that it is gone.
+
+    The leading process has been heard already; so has what all say alike.
+    """
+    said = []
+    for voice in voices:
+        if voice is not None:
+            voice.seek(0)
+            said.append(voice.read().decode(errors="replace").strip())
+    alike = len(said) > 1 and len(set(said)) == 1 and statuses[0] > 0
+    if first == 0 or alike:
+        return
+    status = statuses[first]
+    how = f"with exit status {status}" if status > 0 else f"ended by {signal.Signals(-status).name}"
+    print(f"process {first} of {len(statuses)} failed first, {how}:", said[first - 1], sep="\n", file=sys.stderr)
 
 
 @contextmanager
@@ -114,23 +133,31 @@ def _end_with_parent() -> Callable[[], None] | None:
     return ask
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> None:
-    """Waits for all, and tells them when this process is ``asked`` to end.
+def _wait(processes: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) -> int | None:
+    """Waits for all, tells them when this process is ``asked`` to end, and returns which failed first, if one did.
 
     Once one has failed the others get a while to notice, are then told to end, and are ended if that does not help.
     """
     deadline: float | None = None
+    first: int | None = None
     told, harder = 0, [signal.SIGTERM, signal.SIGKILL]
     while any(process.poll() is None for process in processes):
         if told < len(asked):
             told = len(asked)
             _send(processes, signal.SIGTERM)
-        if deadline is None and any(process.poll() for process in processes):
+        if first is None and (first := _failed(processes)) is not None:
             deadline = time.monotonic() + GRACE_SECONDS
         if deadline is not None and harder and time.monotonic() > deadline:
             _send(processes, harder.pop(0))
             deadline = time.monotonic() + GRACE_SECONDS
-        time.sleep(0.05)
+        time.sleep(0.02)
+    return _failed(processes) if first is None else first
+
+
+def _failed(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """One that has failed; of several rather not the leading one, which is heard anyway."""
+    failed = [rank for rank, process in enumerate(processes) if process.poll()]
+    return next((rank for rank in failed if rank > 0), failed[0] if failed else None)
 
 
 def _send(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
