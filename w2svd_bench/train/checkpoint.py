@@ -15,7 +15,9 @@ pickle, and nothing that a user's folder holds is unpickled here.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -68,7 +70,7 @@ def save(
     counters: Counters,
     world: World = ALONE,
 ) -> None:
-    """Writes the checkpoint, all processes together; a kill at any moment leaves the one before it whole."""
+    """Writes the checkpoint, all processes together; a kill, or a loss of power, at any moment leaves a whole one."""
     root = folder / FOLDER
     name = world.agree(lambda: _prepare(root, counters.iteration))
     file = f"{name}/rank{world.rank}.safetensors"
@@ -138,6 +140,20 @@ def _remove_others(root: Path, kept: str | None) -> None:
 def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
     if tensors:
         save_file(dict(tensors), path)
+        _sync(path)
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Returns once a file's content, or the names in a folder, would survive a loss of power."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise  # some network file systems know no sync of folders
+    finally:
+        os.close(file)
 
 
 def _commit(root: Path, name: str, counters: Counters, world: World, every: list[dict[str, Any]]) -> None:
@@ -147,7 +163,9 @@ def _commit(root: Path, name: str, counters: Counters, world: World, every: list
         for key, piece in pieces.items():
             tensors.setdefault(key, {**piece, "pieces": []})["pieces"] += piece["pieces"]
     index = {"format": FORMAT, "folder": name, "processes": world.size, "counters": asdict(counters)}
+    _sync(root)  # the new folder's name is there before the index says it
     write_atomically(root / INDEX, json.dumps({**index, "tensors": tensors}) + "\n")
+    _sync(root)  # and the index is, before what the old one names goes
     _remove_others(root, name)
 
 
