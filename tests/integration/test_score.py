@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,28 @@ def test_a_second_run_reads_no_file_and_runs_no_net(
     monkeypatch.setattr("w2svd_bench.evaluate.side._decoded", None)
     second, _ = score(*asked)
     assert second["results"] == first["results"] and not kit.HueNet.shapes and not kit.Stir.seen
+
+
+def test_a_raised_version_reads_the_files_anew(
+    tmp_path: Path, score: Command, refused: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mended metric is not given what the old one read, in the cache or in a file of statistics."""
+    ours, theirs = kit.arrays(tmp_path / "ours", 9), kit.arrays(tmp_path / "theirs", 9, first=50)
+    asked = ("--generated", ours, "--metrics", "hue", "stir", "--fps", "8", "--reference")
+    score(*asked, theirs, "--export-stats", tmp_path / "old.npz")
+    old, features = kit.Stir.dimensions, kit.HueNet.features
+    dimensions = [replace(one, version=2) for one in old.__get__(kit.Stir("cpu"))]  # an id that forgot its version
+    monkeypatch.setattr(kit.Stir, "dimensions", dimensions)
+    monkeypatch.setattr(kit.Hue, "version", 2)
+    monkeypatch.setattr(kit.HueNet, "features", lambda net, clips: features(net, clips) * 2)
+    kit.HueNet.shapes.clear()
+    kit.Stir.seen.clear()
+    row = kit.by_name(score(*asked, theirs)[0])["hue"]
+    mended = kit.Hue("cpu")
+    read = [Features(mended.features(np.stack([np.load(p) for p in sorted(f.iterdir())]))) for f in (ours, theirs)]
+    assert row["value"] == mended.compare(*read).value and row["version"] == 2
+    assert len(kit.Stir.seen) == 1
+    assert "come from another feature net" in refused("score", *asked, tmp_path / "old.npz").text
 
 
 def test_a_file_is_decoded_once_for_all_metrics(

@@ -88,7 +88,7 @@ class Making:
             yield Sampled(list(batch), latents, torch.from_numpy(np.stack(frames)), 0.5, 0.25)
 
 
-def read(making: Making, net: Means, batch: int = BATCH) -> list[Part]:
+def read(making: Making, net: FeatureNet, batch: int = BATCH) -> list[Part]:
     extraction = Extraction({net.id: net.features}, batch=batch, store=FeatureStore())
     return extraction.parts(COUNT, making, quiet, ClipLog("0" * 64))
 
@@ -114,6 +114,28 @@ def test_another_net_reads_clips_that_are_made_again() -> None:
     making, other = Making(), Means("other")
     read(making, other)
     assert making.made == list(range(COUNT)) and other.seen == COUNT
+
+
+def test_a_raised_version_reads_anew() -> None:
+    """What the code of an older version read of a clip is not published as the newer one's; versions 1 share it."""
+
+    class Other(FrechetMetric):
+        name, version = "other", 1
+
+    class Raised(Colour):
+        version = 2
+
+    class RaisedToo(Other):
+        version = 2
+
+    net, made = Means(), []
+    for metric in (Colour(net), Other(net), Raised(net), Raised(net), RaisedToo(net), Colour(net)):
+        read(making := Making(), metric.net)
+        made.append(len(making.made))
+    assert made == [COUNT, 0, COUNT, 0, COUNT, 0] and net.seen == 3 * COUNT
+    assert Colour(net).net is net and Colour(net).id == f"colour v1; means; {Colour(net).distance}"
+    raised = Raised(Means("stand-in", (STAND_IN,))).net
+    assert (raised.flags, raised.weights_sha256, raised.refuses(4, 8, 8)) == ((STAND_IN,), "", None)
 
 
 def test_an_interrupted_reading_goes_on_where_it_stopped() -> None:

@@ -237,7 +237,7 @@ class ClipValues:
         self.asked = [one for one in metric.dimensions if one.name not in self.refused]
         keys = [self._key(item) for item in side.items]
         self._values = {
-            one.name: {key: float(value[0, 0]) for key, value in side.store.get(one.id, keys).items()}
+            one.name: {key: float(value[0, 0]) for key, value in side.store.get(one.kept_as, keys).items()}
             for one in self.asked
         }
 
@@ -265,7 +265,7 @@ class ClipValues:
             clips = [self._file(item, files.get(item.key, item.path)) for item in items]
             made = self.metric.score(clips, progress)
             for one in self.asked:
-                self._keep(one.name, one.id, dict(zip(map(self._key, items), made[one.name], strict=True)))
+                self._keep(one.name, one.kept_as, dict(zip(map(self._key, items), made[one.name], strict=True)))
             self._side.store.flush()
 
     def _keep(self, dimension: str, spec: str, values: Mapping[str, float | Skipped]) -> None:

@@ -64,7 +64,7 @@ class Videos:
             key in known or self.log.video(index).is_file()
             for metric in self.metrics
             for dimension in self._asked(metric)
-            for known in (store.get(dimension.id, keys),)
+            for known in (store.get(dimension.kept_as, keys),)
             for index, key in zip(batch, keys, strict=True)
         )
 
@@ -100,7 +100,7 @@ class Videos:
     ) -> dict[str, dict[int, float | Skipped]]:
         found: dict[str, dict[int, float | Skipped]] = {}
         for dimension in asked:
-            known = store.get(dimension.id, list(sha256.values())) if store is not None else {}
+            known = store.get(dimension.kept_as, list(sha256.values())) if store is not None else {}
             found[dimension.name] = {i: float(known[key][0, 0]) for i, key in sha256.items() if key in known}
         missing = sorted({i for values in found.values() for i in sha256 if i not in values})
         if not missing:
@@ -116,7 +116,7 @@ class Videos:
                     for i, v in values.items()
                     if not isinstance(v, Skipped) and np.isfinite(v)
                 }
-                store.put(dimension.id, kept)
+                store.put(dimension.kept_as, kept)
         if store is not None:
             store.flush()
         return found

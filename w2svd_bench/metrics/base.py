@@ -121,6 +121,33 @@ class FeatureNet(ABC):
         """
 
 
+class _Raised(FeatureNet):
+    """A net as a metric of a raised version uses it: under an id of its own, so that features which older code made, in
+    the cache or in a file of statistics, are not taken for its.
+    """
+
+    def __init__(self, net: FeatureNet, metric: str) -> None:
+        self._net, self._metric = net, metric
+
+    @property
+    def id(self) -> str:
+        return f"{self._net.id}; for {self._metric}"
+
+    @property
+    def weights_sha256(self) -> str:
+        return self._net.weights_sha256
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return self._net.flags
+
+    def refuses(self, frames: int, height: int, width: int) -> str | None:
+        return self._net.refuses(frames, height, width)
+
+    def features(self, clips_BFHWC: np.ndarray) -> np.ndarray:
+        return self._net.features(clips_BFHWC)
+
+
 class Metric(ABC):
     """What all metrics share. A metric is made with the name of a device ("cpu", "cuda", ...) as its only argument,
     which loads its network.
@@ -140,7 +167,8 @@ class CorpusMetric(Metric):
     """A distance between a set of generated clips and a set of reference clips.
 
     Args:
-        net: whose features it compares. Where its weights are stand-ins the name says so: `fid[stand-in]`.
+        net: whose features it compares. Where its weights are stand-ins the name says so: `fid[stand-in]`. From version
+            2 on its id names the metric and the version, so that no features of an older one are used.
 
     Attributes:
         least_clips: how many clips, of prompts that differ, either set needs for a number that is worth writing down.
@@ -150,7 +178,8 @@ class CorpusMetric(Metric):
     least_clips: ClassVar[int] = 8
 
     def __init__(self, net: FeatureNet) -> None:
-        self.net = net
+        # Its version says how the net was fed, too. Metrics that were never raised share what a net read.
+        self.net = net if self.version == 1 else _Raised(net, f"{self.name} v{self.version}")
         if STAND_IN in net.flags:
             self.name = f"{self.name}[stand-in]"
 
@@ -214,6 +243,11 @@ class Dimension:
     id: str
     weights_sha256: str | None = None
     flags: tuple[str, ...] = ()
+
+    @property
+    def kept_as(self) -> str:
+        """What its values are kept under: the id, with the version even where the id's author forgot it."""
+        return self.id if self.version == 1 else f"{self.id}; version {self.version}"
 
 
 class ClipMetric(Metric):
