@@ -22,6 +22,8 @@ from pytorch_fid import fid_score
 from pytorch_fid import inception as peer_inception
 
 from w2svd_bench.errors import BenchError
+from w2svd_bench.evaluate.folders import score_folders
+from w2svd_bench.evaluate.store import FeatureStore
 from w2svd_bench.metrics import inception, weights
 from w2svd_bench.metrics.base import FeatureNet, Features
 from w2svd_bench.metrics.fid import CleanFid, Fid
@@ -234,6 +236,26 @@ def test_kernel_distance_over_all_pairs_equals_clean_fid() -> None:
     ours = PlainKernel(Given()).compare(Features(x[:, None]), Features(y[:, None])).value
     say("clean-fid's KID over all pairs", ours, theirs)
     assert ours == pytest.approx(theirs, rel=1e-10)
+
+
+def test_names_of_files_do_not_move_the_kernel_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`score` of two folders is clean-fid's number over all pairs, also where files of both have the same names."""
+    kernel_distance = import_module("cleanfid.fid").kernel_distance
+    monkeypatch.setattr(Given, "features", lambda net, clips: clips.astype(np.float32).reshape(len(clips), 1, -1) / 64)
+    pixels = {}
+    for side, seed, first in (("ours", 0, 0), ("same", 1, 0), ("other", 1, 100)):
+        (tmp_path / side).mkdir()
+        pixels[side] = np.random.default_rng(seed).integers(0, 150 + seed, (60, 1, 4, 4, 3), dtype=np.uint8)
+        for index, clip in enumerate(pixels[side], start=first):
+            np.save(tmp_path / side / f"{index:03}.npy", clip)
+    x, y = (pixels[side].reshape(60, -1) / 64 for side in ("ours", "same"))
+    theirs = kernel_distance(y, x, num_subsets=1, max_subset_size=60)
+    store = FeatureStore(tmp_path / "store")
+    for side in ("other", "same"):
+        (row,) = score_folders(tmp_path / "ours", tmp_path / side, [PlainKernel(Given())], store=store).results
+        assert row.value is not None
+        say(f"clean-fid's KID, {side} names", row.value, theirs)
+        assert row.value == pytest.approx(theirs, rel=1e-9)
 
 
 def test_statistics_of_features_equal_pytorch_fid(peer: torch.nn.Module, tmp_path: Path) -> None:

@@ -114,9 +114,13 @@ class Side:
         return [item for item in self.items if item.key in self._features[net_id]]
 
     def features(self, net_id: str) -> Features:
-        """The features of these files."""
+        """The features of these files, with their prompts as keys; without prompts every file stands for itself.
+
+        A name is no key: an MMD leaves pairs of one key out, and files that happen to be called alike are no such pair.
+        """
         items, found = self.read_by(net_id), self._features[net_id]
-        return Features(np.stack([found[item.key] for item in items]), [self.belongs_to(item) for item in items])
+        keys = None if self._prompts is None else [self.belongs_to(item) for item in items]
+        return Features(np.stack([found[item.key] for item in items]), keys)
 
     def about(self) -> dict[str, Any]:
         """What was scored, for JSON."""
