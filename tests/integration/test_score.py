@@ -251,6 +251,36 @@ def test_statistics_are_written_and_read(tmp_path: Path, score: Command, refused
     assert not kit.HueNet.shapes and not other.exists()
 
 
+def test_statistics_say_what_their_folder_was_like(tmp_path: Path, score: Command) -> None:
+    """Against them the flags are those against the folder: other frames, sizes and rates do not get lost."""
+    ours = kit.videos(tmp_path / "ours", 9, fps=24)
+    theirs = kit.videos(tmp_path / "theirs", 9, first=50, frames=6, fps=12)
+    kit.video(theirs / "0070.mp4", kit.noisy(70, 6, (32, 32)), 12)
+    asked = ("--generated", ours, "--metrics", "hue", "--resize-mixed", "--reference")
+    whole = kit.by_name(score(*asked, theirs, "--export-stats", tmp_path / "stats.npz")[0])["hue"]
+    assert {"frames 4 vs 6", "fps 24 vs 12", "1 file(s) resized"} <= set(whole["flags"])
+    document, told = score(*asked, tmp_path / "stats.npz")
+    assert kit.by_name(document)["hue"]["flags"] == whole["flags"] and "warning" not in told
+    reference = document["reference"]
+    assert [reference[name] for name in ("n", "frames", "size", "fps")] == [10, [6], "16x16", 12]
+
+
+def test_statistics_of_a_folder_with_broken_files(tmp_path: Path, score: Command) -> None:
+    """They are not written where the command refuses the folder; where it is let pass, scores against them say so."""
+    ours, theirs = kit.arrays(tmp_path / "ours", 9), kit.arrays(tmp_path / "theirs", 9, first=50)
+    for index in range(3):
+        (theirs / f"broken-{index}.npy").write_bytes(b"no array")
+    file = tmp_path / "stats.npz"
+    asked = ("--generated", ours, "--metrics", "hue", "--reference")
+    _, told = score(*asked, theirs, "--export-stats", file, status=1)
+    assert not file.exists() and f"{file} is not written: 3 file(s) of {theirs}" in told
+    whole = kit.by_name(score(*asked, theirs, "--export-stats", file, "--max-invalid", "3")[0])["hue"]
+    document, told = score(*asked, file, status=1)
+    assert kit.by_name(document)["hue"]["n_reference_invalid"] == whole["n_reference_invalid"] == 3
+    assert f"warning: {file} was made without 3 file(s) of its folder" in told and "3 file(s) have no score" in told
+    score(*asked, file, "--max-invalid", "3")
+
+
 @pytest.mark.slow
 def test_statistics_are_those_of_pytorch_fid(tmp_path: Path, score: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """From files to mean and covariance, with the same random weights in the real format."""

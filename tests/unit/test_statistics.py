@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 
 from w2svd_bench.errors import BenchError
 from w2svd_bench.metrics.base import FeatureNet
-from w2svd_bench.metrics.statistics import Statistics, read_statistics, write_statistics
+from w2svd_bench.metrics.statistics import Source, Statistics, read_statistics, write_statistics
 
 SHA256 = "ab" * 32
 DIMENSIONS = 6
@@ -53,10 +56,29 @@ def test_what_is_written_is_read_again(statistics: Statistics, tmp_path: Path) -
     np.testing.assert_array_equal(again.mean_D, statistics.mean_D)
     np.testing.assert_array_equal(again.covariance_DD, statistics.covariance_DD)
     assert (again.n, again.clips, again.net_id, again.weights_sha256) == (40, 20, "a net", SHA256)
-    assert again.flags == ()
+    assert again.flags == () and again.source is None
     assert [file.name for file in path.parent.iterdir()] == ["ours.npz"]  # no draft is left beside it
     write_statistics(tmp_path / "twin.npz", statistics)
     assert (tmp_path / "twin.npz").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("fps", [12.0, None])
+def test_the_folder_that_they_are_of_is_described(statistics: Statistics, tmp_path: Path, fps: float | None) -> None:
+    source = Source(frames=(4, 6), size=(16, 24), fps=fps, invalid=3, resized=1)
+    write_statistics(tmp_path / "ours.npz", replace(statistics, source=source))
+    assert read_statistics(tmp_path / "ours.npz", Net()).source == source
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_others_may_read_what_the_umask_lets_them(
+    statistics: Statistics, tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        write_statistics(tmp_path / "ours.npz", statistics)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "ours.npz").stat().st_mode) == mode
 
 
 def test_pytorch_fid_reads_ours(statistics: Statistics, tmp_path: Path) -> None:
@@ -85,6 +107,7 @@ def test_nothing_is_overwritten(statistics: Statistics, write: Callable[..., Pat
 
 NOT_FINITE = np.full(DIMENSIONS, 0.5)
 NOT_FINITE[2] = np.nan
+SOURCE = '{"net": "a net", "source": {"frames": %s, "size": [16, 16], "fps": %s, "invalid": 0, "resized": 0}}'
 SKEW = np.eye(DIMENSIONS) + np.pad([[0.5]], ((0, DIMENSIONS - 1), (DIMENSIONS - 1, 0)))
 
 
@@ -114,6 +137,12 @@ SKEW = np.eye(DIMENSIONS) + np.pad([[0.5]], ((0, DIMENSIONS - 1), (DIMENSIONS - 
         ({"spec_json": '{"clips": 3}'}, "feature net"),
         ({"spec_json": '{"net": "a net", "clips": "x"}'}, "at least 2"),
         ({"spec_json": '{"net": "another net"}'}, "another net"),
+        ({"spec_json": '{"net": "a net", "source": 3}'}, "describe"),
+        ({"spec_json": '{"net": "a net", "source": {"frames": [4], "size": [16, 16], "fps": null}}'}, "describe"),
+        ({"spec_json": SOURCE % ("[]", "8")}, "describe"),
+        ({"spec_json": SOURCE % ('"4"', "8")}, "describe"),
+        ({"spec_json": SOURCE % ("[4]", '"8"')}, "describe"),
+        ({"spec_json": SOURCE % ("[4]", "NaN")}, "describe"),
         ({"weights_sha256": "cd" * 32}, "another weights"),
     ],
 )

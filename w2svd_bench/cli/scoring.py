@@ -72,7 +72,7 @@ def score(
     options.use_one_thread(device)
     # Bars would leave lines on the screen that are no part of the document.
     with Reporter(silent=as_json and errors.is_terminal) as report, contextlib.ExitStack() as stack:
-        rules = Rules(allow_small, resize_mixed, fps, batch, device, report)
+        rules = Rules(allow_small, resize_mixed, fps, batch, device, report, max_invalid)
         made: list[Metric] = []
         for name in wanted:
             made.append(METRICS.get(name)(device))  # type: ignore[call-arg]

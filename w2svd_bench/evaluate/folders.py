@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +31,7 @@ from w2svd_bench.evaluate.side import ClipValues, Rules, Side
 from w2svd_bench.evaluate.store import FeatureStore
 from w2svd_bench.metrics.base import ClipMetric, CorpusMetric, Dimension, Metric
 from w2svd_bench.metrics.frechet import FrechetMetric
-from w2svd_bench.metrics.statistics import Statistics, read_statistics, write_statistics
+from w2svd_bench.metrics.statistics import Source, Statistics, read_statistics, write_statistics
 from w2svd_bench.record import provenance
 from w2svd_bench.uncertainty import cluster_bootstrap
 from w2svd_bench.world import device_name
@@ -46,7 +46,7 @@ class Row:
         se: its standard error; None where one file, or one prompt, tells none.
         n, n_reference: clips that it was made of; n_reference is None for metrics without a reference, and where a file
             of statistics does not say.
-        n_invalid, n_reference_invalid: files that had to be left out of it.
+        n_invalid, n_reference_invalid: files that had to be left out of it, or of the statistics that it is against.
         flags, infinity: as in `metrics.base.Score`.
         reason: why ``value`` is None.
         frames, size, fps, decoder: of the generated clips; frames is None where clips differ in it, and fps where it is
@@ -119,7 +119,8 @@ def score_folders(
         prompts: by file name; files of one prompt are never parted when uncertainty is estimated, and a prompt without
             its file is an invalid clip. None: every file stands for itself.
         store: where features and values of clips are kept; None: in the cache folder.
-        export: an npz file to write the reference's statistics to, for a single Fréchet distance.
+        export: an npz file to write the reference's statistics to, for a single Fréchet distance; not written where
+            more of the reference's files have to be left out than `Rules.max_invalid`.
 
     Raises:
         BenchError: a folder holds nothing that can be read, mixed sizes or rates, or more than 1 % copies; clips differ
@@ -149,18 +150,24 @@ def score_folders(
     if export is not None and theirs is not None:
         (metric,) = _frechet(corpus)
         reason = next(row.reason for row in rows if row.metric == metric.name)
-        if reason is None:
-            write_statistics(export, metric.statistics(theirs.features(metric.net.id)))
-        else:
+        invalid = theirs.left_out(metric.net.id)
+        if reason is not None:
             unwritten = [f"{export} is not written, since there is no {metric.name}: {reason}"]
+        elif invalid > rules.max_invalid:
+            told = f"{invalid} file(s) of {reference} have no features, and {rules.max_invalid} may be left out"
+            unwritten = [f"{export} is not written: {told}"]
+        else:
+            found = metric.statistics(theirs.features(metric.net.id))
+            write_statistics(export, replace(found, source=_source(theirs.stock, invalid)))
     return Outcome(
         results=tuple(rows),
         generated=ours.about(),
-        reference=theirs.about() if theirs is not None else {"statistics": str(reference)} if statistics else None,
+        reference=theirs.about() if theirs is not None else _about(reference, statistics),
         invalid={"generated": ours.invalid, "reference": {} if theirs is None else theirs.invalid},
         warnings=(
             *(line for side in sides for line in side.stock.warnings),
             *_shared(ours, theirs),
+            *_incomplete(reference, statistics),
             *unwritten,
             *([f"{reference} is not looked at: no metric asked for needs it"] if reference and not corpus else []),
         ),
@@ -282,7 +289,12 @@ class _Scorer:
         reason: str | None = None,
     ) -> Row:
         stock = self.ours.stock
-        resized = [f"{side.stock.resized} file(s) resized" for side in self.sides if side.stock.resized]
+        sources = [side.stock.resized for side in self.sides]
+        n_reference_invalid = 0 if self.theirs is None else self.theirs.left_out(left_out_of)
+        if self.statistics is not None and self.statistics.source is not None:
+            sources.append(self.statistics.source.resized)
+            n_reference_invalid = self.statistics.source.invalid
+        resized = [f"{count} file(s) resized" for count in sources if count]
         return Row(
             metric=what.name,
             value=value,
@@ -290,7 +302,7 @@ class _Scorer:
             n=n,
             n_reference=n_reference,
             n_invalid=self.ours.left_out(left_out_of),
-            n_reference_invalid=0 if self.theirs is None or n_reference is None else self.theirs.left_out(left_out_of),
+            n_reference_invalid=0 if n_reference is None else n_reference_invalid,
             flags=tuple(dict.fromkeys([*flags, *resized])),
             infinity=infinity,
             reason=reason,
@@ -305,18 +317,44 @@ class _Scorer:
         )
 
     def _differences(self) -> list[str]:
-        """Flags for what differs between the two folders."""
-        if self.theirs is None:
+        """Flags for what differs between the generated clips and the reference, as far as that is known."""
+        ours = _source(self.ours.stock)
+        theirs = self.statistics.source if self.statistics is not None else None
+        if self.theirs is not None:
+            theirs = _source(self.theirs.stock)
+        if theirs is None:
             return []
-        ours, theirs = self.ours.stock, self.theirs.stock
         told = []
-        if ours.counts != theirs.counts:
-            told.append(f"frames {_span(ours)} vs {_span(theirs)}")
+        if ours.frames != theirs.frames:
+            told.append(f"frames {_span(ours.frames)} vs {_span(theirs.frames)}")
         if ours.size != theirs.size:
-            told.append(f"size {ours.shown_size} vs {theirs.shown_size}")
+            told.append(f"size {_shown(ours.size)} vs {_shown(theirs.size)}")
         if ours.fps and theirs.fps and max(ours.fps, theirs.fps) > min(ours.fps, theirs.fps) * (1 + SAME_RATE):
             told.append(f"fps {ours.fps:g} vs {theirs.fps:g}")
         return told
+
+
+def _source(stock: Stock, invalid: int = 0) -> Source:
+    return Source(tuple(stock.counts), stock.size, stock.fps, invalid, stock.resized)
+
+
+def _about(file: Path | None, statistics: Statistics | None) -> dict[str, Any] | None:
+    """What a file of statistics says of its clips, named as in `Side.about`."""
+    if statistics is None:
+        return None
+    about: dict[str, Any] = {"statistics": str(file), "n": statistics.clips}
+    source = statistics.source
+    if source is not None:
+        told = {"n_invalid": source.invalid, "frames": source.frames, "size": _shown(source.size), "fps": source.fps}
+        about |= told
+    return about
+
+
+def _incomplete(file: Path | None, statistics: Statistics | None) -> list[str]:
+    """A warning where statistics are of fewer clips than their folder had files."""
+    if statistics is None or statistics.source is None or not statistics.source.invalid:
+        return []
+    return [f"{file} was made without {statistics.source.invalid} file(s) of its folder, which could not be read"]
 
 
 def _stock(folder: Path, rules: Rules) -> Stock:
@@ -383,5 +421,9 @@ def _shared(ours: Side, theirs: Side | None) -> list[str]:
     return [f"{len(same)} of the {len(ours.stock.items)} generated files are in the reference folder too: {told}"]
 
 
-def _span(stock: Stock) -> str:
-    return "-".join(map(str, dict.fromkeys((stock.counts[0], stock.counts[-1]))))
+def _span(counts: Sequence[int]) -> str:
+    return "-".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+
+
+def _shown(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"

@@ -47,6 +47,7 @@ class Rules:
         batch: clips that a net is given at a time; None: as many as suit their size.
         device: "cpu", "cuda", ...
         report: told how far work has come.
+        max_invalid: how many files a reference may lack for its statistics to be written.
     """
 
     allow_small: bool = False
@@ -55,6 +56,7 @@ class Rules:
     batch: int | None = None
     device: str = "cpu"
     report: Report = lambda task, done, total: None
+    max_invalid: int = 0
 
 
 class Side:

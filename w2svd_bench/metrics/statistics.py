@@ -2,20 +2,21 @@
 
 The file is a compressed ``.npz`` with two float64 arrays, ``mu`` (D,) and ``sigma`` (D, D), the covariance divided by
 n - 1. pytorch-fid, clean-fid and EDM read these two and look at nothing else, so three more may stand beside them:
-``n``, how many vectors were counted; ``spec_json``, a JSON object with the id of the feature net ("net") and the number
-of clips ("clips"); and ``weights_sha256``. A file that has them is held to them when it is read; a file that lacks them
-is used, and the scores against it say so.
+``n``, how many vectors were counted; ``spec_json``, a JSON object with the id of the feature net ("net"), the number
+of clips ("clips") and what their folder was like ("source"); and ``weights_sha256``. A file that has them is held to
+them when it is read; a file that lacks them is used, and the scores against it say so.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import math
+import uuid
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,25 @@ UNSTATED = "reference of an unstated net"  # the flag of a file that doesn't say
 SYMMETRIC = 1e-6  # how far sigma may be from its transpose, of its largest entry: some writers work in float32
 
 
+@dataclass(frozen=True)
+class Source:
+    """What the folder was like that statistics are of: as much as a score needs to warn of what differs from it.
+
+    Attributes:
+        frames: the numbers of frames of its clips, ascending.
+        size: their height and width.
+        fps: their rate; None where it is not known.
+        invalid: files that had to be left out.
+        resized: files that were scaled and cropped to the size.
+    """
+
+    frames: tuple[int, ...]
+    size: tuple[int, int]
+    fps: float | None
+    invalid: int = 0
+    resized: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """Mean (D,) and unbiased covariance (D, D) of feature vectors, float64, with what is known of their origin.
@@ -34,6 +54,7 @@ class Statistics:
         n: vectors counted.
         clips: clips that they belong to.
         net_id, weights_sha256: `FeatureNet.id` and the sha256 of its weights.
+        source: None where it is not known, as in files that were written before it was kept.
     """
 
     mean_D: np.ndarray
@@ -42,6 +63,7 @@ class Statistics:
     clips: int | None = None
     net_id: str | None = None
     weights_sha256: str | None = None
+    source: Source | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -74,7 +96,9 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
         "mu": np.asarray(statistics.mean_D, dtype=np.float64),
         "sigma": np.asarray(statistics.covariance_DD, dtype=np.float64),
     }
-    spec = {"net": statistics.net_id, "clips": statistics.clips}
+    spec: dict[str, Any] = {"net": statistics.net_id, "clips": statistics.clips}
+    if statistics.source is not None:
+        spec["source"] = asdict(statistics.source)
     extra = {
         "n": statistics.n,
         "spec_json": json.dumps(spec, sort_keys=True) if statistics.net_id is not None else None,
@@ -83,14 +107,13 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
     arrays |= {key: np.asarray(value) for key, value in extra.items() if value is not None}
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its place and moved there whole, so that a reader never meets half a file.
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("xb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes the names for other arguments
-        Path(part).replace(path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_statistics(path: Path, net: FeatureNet | None = None) -> Statistics:
@@ -126,6 +149,7 @@ def read_statistics(path: Path, net: FeatureNet | None = None) -> Statistics:
         clips=_count(path, "clips", np.asarray(spec["clips"])) if spec.get("clips") is not None else None,
         net_id=spec.get("net"),
         weights_sha256=str(arrays["weights_sha256"]) if "weights_sha256" in arrays else None,
+        source=_source(path, spec["source"]) if "source" in spec else None,
     )
     if net is not None:
         statistics.check(net)
@@ -146,7 +170,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise _refused(path, f"it can't be read as arrays: {error}") from error
 
 
-def _spec(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, str]:
+def _spec(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     if "spec_json" not in arrays:
         return {}
     try:
@@ -156,6 +180,19 @@ def _spec(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, str]:
     if not isinstance(spec, dict) or not isinstance(spec.get("net"), str):
         raise _refused(path, "its spec_json doesn't name a feature net")
     return spec
+
+
+def _source(path: Path, found: Any) -> Source:
+    try:
+        frames, (height, width), fps = tuple(found["frames"]), found["size"], found["fps"]
+        source = Source(frames, (height, width), fps, found["invalid"], found["resized"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise _refused(path, f"its spec_json doesn't describe the folder that it is of: {found!r}") from error
+    whole = [*frames, height, width, source.invalid, source.resized]
+    rate = fps is None or (type(fps) in (int, float) and 0 < fps < math.inf)
+    if not frames or not rate or any(type(number) is not int or number < 0 for number in whole):
+        raise _refused(path, f"its spec_json doesn't describe the folder that it is of: {found!r}")
+    return source
 
 
 def _count(path: Path, name: str, value: np.ndarray) -> int:
