@@ -159,6 +159,17 @@ def test_batches_of_a_gpu_all_have_one_size(tmp_path: Path) -> None:
     assert np.array_equal(reader.features("net").values_NKD, together)
 
 
+def test_each_kind_of_device_reads_for_itself(tmp_path: Path) -> None:
+    """What a GPU read is no feature of the CPU's: a score does not depend on which of them came first."""
+    ours, theirs = kit.videos(tmp_path / "ours", 9), kit.videos(tmp_path / "theirs", 9, first=50)
+    read = []
+    for kind in ("cpu", "another", "another:1", "cpu"):
+        rules, metrics = Rules(batch=3, device=kind), [kit.Hue("cpu"), kit.Stir("cpu")]
+        score_folders(ours, theirs, metrics, rules, store=FeatureStore(tmp_path / "store"))
+        read.append((sum(shape[0] for shape in kit.HueNet.shapes), len(kit.Stir.seen)))
+    assert read == [(18, 1), (36, 2), (36, 2), (36, 2)]
+
+
 def test_numbers_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     ours, theirs = kit.arrays(tmp_path / "ours", 10), kit.arrays(tmp_path / "theirs", 9, first=50)
     hue = kit.Hue("cpu")

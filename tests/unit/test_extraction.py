@@ -32,6 +32,7 @@ from w2svd_bench.metrics.frechet import FrechetMetric
 from w2svd_bench.metrics.gaussian import Reference as Factored
 from w2svd_bench.record import Score, SkippedScore
 from w2svd_bench.types import Skipped
+from w2svd_bench.world import World
 
 COUNT, BATCH = 20, 3
 
@@ -271,6 +272,19 @@ def test_metrics_of_files_get_every_clip_as_a_video(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").rglob("*.mp4"))  # they are deleted once they are scored
     again = evaluate(subject, 1, Bench(**vars(bench) | {"store": FeatureStore(), "batch": 4}), quiet)
     assert len(metric.asked) == 1 and again.metrics == record.metrics
+
+
+def test_each_kind_of_device_keeps_what_it_read() -> None:
+    """Which one came first is nothing that a score may depend on; two GPUs are of one kind."""
+    metric, net, log = Files(), Means(), ClipLog("0" * 64)
+    portraits = PortraitSet(Backbone.load("mini").side, 9)
+    read = []
+    for device in ("cpu", "cuda:0", "cuda:1", "cpu"):
+        world, store = World(device=device), FeatureStore()
+        bench = Bench(portraits, Reference({}), [Colour(net)], None, world, clip_metrics=[metric], store=store)
+        bench.clips(Making(), quiet, log, given=False)
+        read.append((net.seen, len(metric.asked)))
+    assert read == [(9, 1), (18, 2), (18, 2), (18, 2)]
 
 
 def test_small_clips_are_enlarged_for_metrics_that_need_it() -> None:

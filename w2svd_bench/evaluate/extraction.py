@@ -13,7 +13,7 @@ import numpy as np
 
 from w2svd_bench.evaluate.evalset import BATCH, Progress, shares
 from w2svd_bench.evaluate.sampling import Sampled
-from w2svd_bench.evaluate.store import SHARD_CLIPS, ClipLog, FeatureStore, Logged, content_sha256
+from w2svd_bench.evaluate.store import SHARD_CLIPS, ClipLog, FeatureStore, Logged, content_sha256, kept_on
 from w2svd_bench.evaluate.videos import Videos
 from w2svd_bench.types import Skipped
 from w2svd_bench.world import World
@@ -90,9 +90,7 @@ class Extraction:
         return sorted((part for share in every for part in share), key=lambda part: part.first)
 
     def _kept_as(self, net_id: str) -> str:
-        """Another kind of device gives other last bits, which a score must not depend on by what was made first."""
-        kind = self.world.device.partition(":")[0]
-        return net_id if kind == "cpu" else f"{net_id}; on {kind}"
+        return kept_on(net_id, self.world.device)
 
     def _known(self, batch: range, log: ClipLog | None, videos: Videos | None) -> Part | None:
         """A batch that was read before; None if anything of it is missing."""

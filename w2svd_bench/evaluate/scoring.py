@@ -77,7 +77,8 @@ class Bench:
             given: whether clips begin with a given frame, which metrics may ask for.
         """
         nets, _ = readers(self.eval_set, self.metrics, self.reader)
-        videos = Videos(log, self.eval_set, self.clip_metrics, progress, self.eval_set.given if given else None)
+        frames = self.eval_set.given if given else None
+        videos = Videos(log, self.eval_set, self.clip_metrics, progress, frames, self.world.device)
         extraction = Extraction(nets, self.world, self.batch, self.store)
         count = len(self.eval_set.prompts)
         with log.alone(self.world):

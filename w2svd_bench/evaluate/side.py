@@ -22,8 +22,8 @@ from w2svd_bench.data.stock import READERS, Item, Stock
 from w2svd_bench.errors import BenchError
 from w2svd_bench.evaluate.ahead import ahead
 from w2svd_bench.evaluate.pictures import write_video
-from w2svd_bench.evaluate.store import FeatureStore
-from w2svd_bench.metrics.base import ClipFile, ClipMetric, Features
+from w2svd_bench.evaluate.store import FeatureStore, kept_on
+from w2svd_bench.metrics.base import ClipFile, ClipMetric, Dimension, Features
 from w2svd_bench.record import canonical_hash
 from w2svd_bench.types import Skipped
 
@@ -111,6 +111,10 @@ class Side:
         """What may not be parted when uncertainty is estimated: a prompt's files, or each file by itself."""
         return self.prompt(item) or item.path.name
 
+    def kept_as(self, id: str) -> str:
+        """What values by an id are kept under."""
+        return kept_on(id, self.rules.device)
+
     def read_by(self, net_id: str) -> list[Item]:
         """The files that have features, in the order of names."""
         return [item for item in self.items if item.key in self._features[net_id]]
@@ -151,7 +155,7 @@ class Side:
         """
         files = files or {}
         unique = {item.key: item for item in self.items}
-        self._features = {net_id: self.store.get(net_id, list(unique)) for net_id in nets}
+        self._features = {net_id: self.store.get(self.kept_as(net_id), list(unique)) for net_id in nets}
         known = list(self._features.values())
         todo = [item for key, item in unique.items() if key in files or any(key not in found for found in known)]
         failed: dict[str, str] = {}
@@ -217,7 +221,7 @@ class Side:
                 )
             if np.isfinite(value).all():
                 known[item.key] = value
-                self.store.put(net_id, {item.key: value})
+                self.store.put(self.kept_as(net_id), {item.key: value})
             else:
                 spoilt[item.key] = "its features are not finite"
         return spoilt
@@ -243,7 +247,7 @@ class ClipValues:
         self.asked = [one for one in metric.dimensions if one.name not in self.refused]
         keys = [self._key(item) for item in side.items]
         self._values = {
-            one.name: {key: float(value[0, 0]) for key, value in side.store.get(one.kept_as, keys).items()}
+            one.name: {key: float(value[0, 0]) for key, value in side.store.get(self._kept_as(one), keys).items()}
             for one in self.asked
         }
 
@@ -271,21 +275,24 @@ class ClipValues:
             clips = [self._file(item, files.get(item.key, item.path)) for item in items]
             made = self.metric.score(clips, progress)
             for one in self.asked:
-                self._keep(one.name, one.kept_as, dict(zip(map(self._key, items), made[one.name], strict=True)))
+                self._keep(one, dict(zip(map(self._key, items), made[one.name], strict=True)))
             self._side.store.flush()
 
-    def _keep(self, dimension: str, spec: str, values: Mapping[str, float | Skipped]) -> None:
+    def _keep(self, dimension: Dimension, values: Mapping[str, float | Skipped]) -> None:
         """Values by key; what has none may have had a passing reason, so only numbers are stored."""
         numbers = {key: v for key, v in values.items() if not isinstance(v, Skipped) and math.isfinite(v)}
-        self._values[dimension] |= numbers
-        self._side.store.put(spec, {key: np.array([[value]]) for key, value in numbers.items()})
-        spoilt = self._side.spoilt.setdefault(dimension, {})
+        self._values[dimension.name] |= numbers
+        self._side.store.put(self._kept_as(dimension), {key: np.array([[value]]) for key, value in numbers.items()})
+        spoilt = self._side.spoilt.setdefault(dimension.name, {})
         for item in self._side.items:
             value = values.get(self._key(item))
             if isinstance(value, Skipped):
-                spoilt[item.path.name] = f"{dimension}: {value.reason}"
+                spoilt[item.path.name] = f"{dimension.name}: {value.reason}"
             elif value is not None and not math.isfinite(value):
-                spoilt[item.path.name] = f"{dimension}: its value is {value}"
+                spoilt[item.path.name] = f"{dimension.name}: its value is {value}"
+
+    def _kept_as(self, dimension: Dimension) -> str:
+        return self._side.kept_as(dimension.kept_as)
 
     def _key(self, item: Item) -> str:
         """Of all that a value follows from: other than features, it may depend on the prompt and the rate."""

@@ -36,8 +36,17 @@ def content_sha256(frames_FHWC: np.ndarray) -> str:
     return hashlib.sha256(repr(frames_FHWC.shape).encode() + np.ascontiguousarray(frames_FHWC).tobytes()).hexdigest()
 
 
+def kept_on(id: str, device: str) -> str:
+    """What is kept of an id's values that a device ("cpu", "cuda:1", ...) made: each kind has a place of its own.
+
+    Another kind of device gives other last bits, which a score must not depend on by what was made first.
+    """
+    kind = device.partition(":")[0]
+    return id if kind == "cpu" else f"{id}; on {kind}"
+
+
 class FeatureStore:
-    """Features (K, D) by net id and by the content hash of a clip.
+    """Features (K, D) by net id and by the content hash of a clip; `kept_on` is the id for a kind of device.
 
     Args:
         folder: None: ``features`` in the cache folder.

@@ -11,7 +11,7 @@ from PIL import Image
 from w2svd_bench.evaluate.evalset import ClipSet, Progress
 from w2svd_bench.evaluate.pictures import write_video
 from w2svd_bench.evaluate.sampling import Sampled
-from w2svd_bench.evaluate.store import ClipLog, FeatureStore
+from w2svd_bench.evaluate.store import ClipLog, FeatureStore, kept_on
 from w2svd_bench.metrics.base import ClipFile, ClipMetric, Dimension
 from w2svd_bench.record import canonical_hash
 from w2svd_bench.types import Skipped
@@ -26,6 +26,7 @@ class Videos:
         eval_set: their prompts, size and rate.
         metrics: what scores them.
         given: the given first frames of image-to-video, uint8 (B, H, W, 3); None where there are none.
+        device: what the metrics run on.
         progress: told how many clips were scored.
     """
 
@@ -34,6 +35,7 @@ class Videos:
     metrics: Sequence[ClipMetric]
     progress: Progress
     given: Callable[[Sequence[int]], np.ndarray] | None = None
+    device: str = "cpu"
 
     @property
     def factor(self) -> int:
@@ -64,7 +66,7 @@ class Videos:
             key in known or self.log.video(index).is_file()
             for metric in self.metrics
             for dimension in self._asked(metric)
-            for known in (store.get(dimension.kept_as, keys),)
+            for known in (store.get(self._kept_as(dimension), keys),)
             for index, key in zip(batch, keys, strict=True)
         )
 
@@ -100,7 +102,7 @@ class Videos:
     ) -> dict[str, dict[int, float | Skipped]]:
         found: dict[str, dict[int, float | Skipped]] = {}
         for dimension in asked:
-            known = store.get(dimension.kept_as, list(sha256.values())) if store is not None else {}
+            known = store.get(self._kept_as(dimension), list(sha256.values())) if store is not None else {}
             found[dimension.name] = {i: float(known[key][0, 0]) for i, key in sha256.items() if key in known}
         missing = sorted({i for values in found.values() for i in sha256 if i not in values})
         if not missing:
@@ -116,10 +118,13 @@ class Videos:
                     for i, v in values.items()
                     if not isinstance(v, Skipped) and np.isfinite(v)
                 }
-                store.put(dimension.kept_as, kept)
+                store.put(self._kept_as(dimension), kept)
         if store is not None:
             store.flush()
         return found
+
+    def _kept_as(self, dimension: Dimension) -> str:
+        return kept_on(dimension.kept_as, self.device)
 
     def _asked(self, metric: ClipMetric) -> list[Dimension]:
         refused = self.refused(metric)
