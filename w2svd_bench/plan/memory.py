@@ -21,7 +21,7 @@ import torch
 from w2svd_bench.backbones.costs import ATTENTION_BACKWARD, Cost, Reach, attention_operations, cost
 from w2svd_bench.backbones.skeleton import Kind, Skeleton
 from w2svd_bench.config import Engine, Recipe, Video, validated
-from w2svd_bench.method import TEACHER, Method, RoleSpec, average_of
+from w2svd_bench.method import GENERATOR, TEACHER, Method, RoleSpec, average_of
 from w2svd_bench.plan.machine import CONTEXT, Machine
 from w2svd_bench.plan.work import Pass, Step, Work, work_of
 from w2svd_bench.world import BUCKET_BYTES
@@ -29,6 +29,7 @@ from w2svd_bench.world import BUCKET_BYTES
 Sharding = Literal["replicate", "fsdp"]
 KINDS: tuple[Kind, ...] = ("double", "single")
 FLOAT32 = 4
+CHECKPOINTS = 2  # on disk while one is written: the one before it goes when the new one is whole
 
 
 @dataclass(frozen=True)
@@ -352,18 +353,29 @@ class Plan:
 
     @cached_property
     def disk(self) -> dict[str, float]:
-        """Bytes of the exported generator, of a checkpoint, and of one training clip's latents with its text."""
+        """Bytes of the exported generator, of a checkpoint, of all ``checkpoints`` that stand at a time, and of one
+        training clip's latents with its text.
+        """
         setup, config = self.setup, self.setup.skeleton.config
         channels, frames, height, width = setup.skeleton.latent_shape(setup.video)
         _, text = setup.skeleton.tokens(setup.video)
         numbers = channels * frames * height * width + text * config["text_embed_dim"] + config["pooled_projection_dim"]
         trained = [self.roles[name] for name in setup.specs if self.roles[name].parameters]
-        generator = self.roles.get("generator")
+        checkpoint = float(sum(role.kept for role in trained))
         return {
-            "generator": float(generator.weights) if generator else 0.0,
-            "checkpoint": float(sum(role.kept for role in trained)),
+            "generator": self._exported,
+            "checkpoint": checkpoint,
+            "checkpoints": CHECKPOINTS * checkpoint,
             "clip": float(2 * numbers),
         }
+
+    @property
+    def _exported(self) -> float:
+        """Bytes of the exported generator: whole weights in the backbone's type, a LoRA as it was trained."""
+        generator, spec = self.roles.get(GENERATOR), self.setup.specs.get(GENERATOR)
+        if generator is None or spec is None:
+            return 0.0
+        return float(generator.parameters * self.setup.dtype.itemsize if spec.weights == "full" else generator.weights)
 
 
 def choose_sharding(plan: Plan) -> Sharding:

@@ -150,11 +150,12 @@ def _work(plan: Plan) -> Table:
 
 def _verdict(plan: Plan) -> list[Text]:
     disk, setup = plan.disk, plan.setup
+    twice = f" (the old one stays until the new one is whole: {_gb(disk['checkpoints'])} GB)"
     lines = [
         f"an iteration takes {plan.operations / 1e15:.3g} PFLOP over all GPUs; sampling takes "
         f"{plan.generator_forward / 1e15:.3g} PFLOP a step and clip",
-        f"disk: generator {_gb(disk['generator'])} GB, a checkpoint {_gb(disk['checkpoint'])} GB, "
-        f"{disk['clip'] / 1e6:.1f} MB a training clip",
+        f"disk: generator {_gb(disk['generator'])} GB, a checkpoint {_gb(disk['checkpoint'])} GB"
+        f"{twice if disk['checkpoint'] else ''}, {disk['clip'] / 1e6:.1f} MB a training clip",
     ]
     usable = setup.machine.usable + plan.chosen.context
     if plan.fits:
