@@ -386,6 +386,15 @@ def test_the_command_prints_a_page_and_a_comparison(app: typer.Typer, monkeypatc
     assert all(name in done.output for name in ("euler", "lcm", "dmd", "w2svd", "mini at 48x48x17"))
 
 
+def test_a_variant_is_planned_by_its_recipe(app: typer.Typer) -> None:
+    """As `train` takes it; a size that is asked for still wins."""
+    done = CliRunner().invoke(app, ["plan", "--compare", "--variant", "544p", "--frames", "29", "--json"])
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.output)
+    assert {"euler", "lcm", "dmd", "w2svd"} <= {one["method"] for one in data}
+    assert all(one["video"] == LARGE.model_copy(update={"num_frames": 29}).model_dump() for one in data)
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
@@ -394,6 +403,9 @@ def test_the_command_prints_a_page_and_a_comparison(app: typer.Typer, monkeypatc
         (["--method", "lcm", "--backbone", "owner/model"], "can't be planned"),
         (["--method", "lcm", "--frames", "60"], "can't make clips"),
         (["--method", "lcm", "--gpus", "3"], "can't be shared by 3 GPUs"),
+        (["--method", "lcm", "--variant", "540p"], "no recipe for backbone 'hunyuan-540p'"),
+        (["--compare", "--variant", "540p"], "no method has a recipe for backbone 'hunyuan-540p'"),
+        (["--method", "lcm", "--variant", "544p", "--recipe", "mine.yaml"], "--recipe and --variant exclude"),
     ],
 )
 def test_mistakes_are_told(app: typer.Typer, arguments: list[str], what: str) -> None:

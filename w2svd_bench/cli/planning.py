@@ -32,6 +32,7 @@ def plan(
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs that the run is spread over.")] = 8,
     gpu_memory: Annotated[float, typer.Option("--gpu-memory", help="GB (1e9 bytes) of each GPU.")] = 80.0,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="A recipe file instead of the method's own.")] = None,
+    variant: options.Variant = "",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="training.micro_batch=1 and the like.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="All methods side by side.")] = False,
     verify: Annotated[
@@ -46,7 +47,7 @@ def plan(
 
     Examples:
       w2svd-bench plan --method w2svd --gpus 1
-      w2svd-bench plan --compare --height 544 --width 960 --frames 129 --gpus 8 --gpu-memory 80
+      w2svd-bench plan --compare --variant 544p --gpus 8 --gpu-memory 80
     """
     mine = options.load_plugin(plugin)
     if (method is None) != compare:
@@ -59,14 +60,19 @@ def plan(
         raise BenchError(
             "--recipe and --compare exclude each other", "a recipe is one method's", "change all with --set"
         )
+    if variant and recipe is not None:
+        raise BenchError(
+            "--recipe and --variant exclude each other", "a variant is one of the recipes that ship", "leave one out"
+        )
     from w2svd_bench.backbones.skeleton import Skeleton
     from w2svd_bench.plan.machine import Machine
     from w2svd_bench.plan.table import as_data, comparison, page
 
     machine, skeleton = Machine.of(gpus, gpu_memory), Skeleton.open(backbone)
-    names = [method] if method is not None else _with_recipe(skeleton.recipe, mine)
+    own = options.with_variant(skeleton.recipe, variant)
+    names = [method] if method is not None else _with_recipe(own, mine)
     size = {"height": height, "width": width, "num_frames": frames}
-    plans = [_plan(METHODS.get(name), skeleton, machine, size, recipe, overrides or []) for name in names]
+    plans = [_plan(METHODS.get(name), skeleton, own, machine, size, recipe, overrides or []) for name in names]
     if not console.is_terminal:  # a log has no width to respect
         console.width = 160
     if verify:
@@ -79,7 +85,11 @@ def plan(
 
 
 def _with_recipe(backbone: str, plugins: list[str]) -> list[str]:
-    """The methods that have a recipe for a backbone; a plug-in given by hand is never left out."""
+    """The methods that have a recipe for a backbone; a plug-in given by hand is never left out.
+
+    Raises:
+        BenchError: there is none.
+    """
     found = []
     for name in METHODS.names():
         try:
@@ -89,12 +99,19 @@ def _with_recipe(backbone: str, plugins: list[str]) -> list[str]:
                 raise
             continue
         found.append(name)
+    if not found:
+        raise BenchError(
+            f"no method has a recipe for backbone {backbone!r}",
+            f"there is no file {backbone}.yaml beside the code of any",
+            "leave --variant out, or give one method's with --method NAME --recipe FILE",
+        )
     return found
 
 
 def _plan(
     method_class: Any,
     skeleton: Skeleton,
+    own: str,
     machine: Machine,
     size: dict[str, int | None],
     recipe: Path | None,
@@ -103,7 +120,7 @@ def _plan(
     from w2svd_bench.plan.advice import check_size
     from w2svd_bench.plan.memory import Plan, Setup
 
-    resolved = resolve_recipe(method_class, skeleton.recipe, recipe, overrides)
+    resolved = resolve_recipe(method_class, own, recipe, overrides)
     video: Video = resolved.video or skeleton.video
     video = video.model_copy(update={key: value for key, value in size.items() if value is not None})
     setup = Setup.of(method_class, resolved, skeleton, machine, video)
