@@ -38,6 +38,7 @@ $(VENV)/.test: pyproject.toml constraints.txt
 	@echo "installing w2svd-bench and what it needs (about 5 GB on Linux the first time: torch brings its CUDA libraries)"
 	@$(UV) -e '.[test]'
 	@touch $@
+	@echo "w2svd-bench is in $(BIN); to have it on the path: . $(BIN)/activate"
 
 $(VENV)/.dev: $(VENV)/.test
 	@$(UV) -e '.[test,dev]'

@@ -214,6 +214,7 @@ def test_the_skeleton_of_a_method_trains_as_it_stands(
     written = cli("new-method", "my_fine_method", "--folder", tmp_path)
     path = tmp_path / "my_fine_method.py"
     assert written.status == 0 and "train --plugin" in written.text and "--method my_fine_method" in written.text
+    assert '= "my_package.my_fine_method:MyFineMethod"' in written.text
     assert "NAME" not in path.read_text() and "class MyFineMethod(Method)" in path.read_text()
     found = json.loads(cli("methods", "--plugin", path, "--json").out)
     assert found["my_fine_method"] == str(path)
@@ -228,6 +229,9 @@ def test_the_skeleton_of_a_method_trains_as_it_stands(
     path.write_bytes(before + b"\n# another method by the same name\n")
     again = ("train", "--plugin", path, "--method", "my_fine_method", *tiny(), "--out", tmp_path / "runs")
     assert "it differs in code (sha256" in refused(*again).text
+    measure = ("eval", "--steps", "1", "--clips", "8", "--methods", "my_fine_method", "--out", tmp_path / "runs")
+    assert "was trained by another" in refused(*measure).text
+    assert not list((tmp_path / "runs").rglob("records/my_fine_method*")), "no record that no table would take"
     path.write_bytes(before)
     assert cli(*again).status == 0
 

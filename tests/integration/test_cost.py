@@ -71,6 +71,15 @@ def test_a_failure_of_another_kind_is_not_hidden(monkeypatch: pytest.MonkeyPatch
         measure.training(lcm, resolve_recipe(lcm, "mini", None, []), Skeleton.open("mini"), "cpu", 1, 1e9)
 
 
+def test_a_cpu_that_cannot_hold_the_weights_is_refused_at_once(
+    refused: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("w2svd_bench.cli.costing.os.sysconf", lambda name: 1_000)  # a megabyte
+    told = refused("cost", "--backbone", "mini", "--device", "cpu", "--out", tmp_path / "results").text
+    assert "its weights alone take" in told and "plan --compare --backbone mini" in told and "measuring" not in told
+    assert not (tmp_path / "results").exists()
+
+
 def test_the_same_measurement_again_replaces_the_first(tmp_path: Path) -> None:
     for seconds in (2.0, 3.0):
         costs_table.write(tmp_path, {**ROW, "seconds": seconds}, 1e15, "w2svd-bench cost", ABOUT)

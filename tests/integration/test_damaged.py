@@ -89,7 +89,7 @@ def test_an_unfinished_run_is_left_out_with_a_note(cli: Command, refused: Comman
     assert outcome.status == 0 and "is not finished and is left out" in outcome.text
     assert "at 1 steps" not in outcome.text
     outcome = refused("sample", "--method", "lcm", "--out", damaged.parents[2], "--device", "cpu")
-    assert "is not finished" in outcome.text and "train --method lcm --seed 0" in outcome.text
+    assert "is not finished" in outcome.text and "train --method lcm --label lcm --seed 0" in outcome.text
 
 
 def test_a_path_that_can_not_be_used_is_named(refused: Command, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,8 +56,10 @@ def cost(
     if part is not None:
         _measure(part, wanted, numbers, backbone, variant, overrides or [], runs, folder, device, command)
         return
-    failed = []
-    for one in [*(f"training {name}" for name in wanted), "sampling"]:
+    if not device.startswith("cuda"):
+        _refuse_more_than_there_is(backbone)
+    failed, parts = [], [*(f"training {name}" for name in wanted), "sampling"]
+    for one in parts:
         console.print(f"measuring {one}", highlight=False)
         status = subprocess.run(
             [sys.executable, "-m", "w2svd_bench", *arguments, "--part", one], check=False
@@ -66,13 +69,28 @@ def cost(
             errors.print(f"measuring {one} failed (status {status})", highlight=False)
     from w2svd_bench.plan import costs_table
 
-    for path in costs_table.render(folder):
-        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    if len(failed) < len(parts):
+        for path in costs_table.render(folder):
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
     if failed:
         raise BenchError(
             f"{', '.join(failed)} could not be measured",
             "its message stands above",
             "mend that and repeat the command: what was measured is kept",
+        )
+
+
+def _refuse_more_than_there_is(backbone: str) -> None:
+    """A GPU that is full says so, which is a row of the table; a machine without memory has its processes killed."""
+    from w2svd_bench.backbones.skeleton import Skeleton
+
+    needed = 4 * Skeleton.open(backbone).parameters  # float32, as everything on a CPU
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise BenchError(
+            f"the costs of {backbone} can't be measured on this CPU",
+            f"its weights alone take {needed / 1e9:.0f} GB in float32, and this machine has {there / 1e9:.0f} GB",
+            f"measure on a GPU, or let arithmetic answer: w2svd-bench plan --compare --backbone {backbone}",
         )
 
 

@@ -51,3 +51,5 @@ def new_method(
     console.print(f"wrote {path}; now:", highlight=False)
     console.print(f"  w2svd-bench train --plugin {path} --method {name}", highlight=False, soft_wrap=True)
     console.print("  w2svd-bench eval --steps 1 4 28", highlight=False)
+    entry = f'[project.entry-points."w2svd_bench.methods"] {name} = "my_package.{name}:{class_name}"'
+    console.print(f"in a package of your own: {entry}", highlight=False, soft_wrap=True, markup=False)

@@ -21,7 +21,7 @@ from w2svd_bench.config import Recipe, validated
 from w2svd_bench.errors import BenchError
 from w2svd_bench.evaluate.evalset import BATCH
 from w2svd_bench.method import Method
-from w2svd_bench.registry import METHODS
+from w2svd_bench.registry import FILE_CODE, METHODS
 from w2svd_bench.rng import clip_noise
 from w2svd_bench.samplers import Sampler
 from w2svd_bench.train.run import GENERATOR_FOLDER, Run
@@ -48,17 +48,26 @@ class Subject:
         """Opens a run folder on a backbone, at the size and precision of the run's recipe.
 
         Raises:
-            BenchError: the run is unfinished, belongs to another backbone, or its weights were changed.
+            BenchError: the run is unfinished, belongs to another backbone, its plug-in's file has changed, or its
+                weights have.
         """
         run = Run.load(folder)
         if not run.finished:
             raise BenchError(
                 f"the run {folder} is not finished",
                 f"its training stopped before iteration {run.config['training']['iterations']}",
-                f"go on with: w2svd-bench train --method {run.method} --seed {run.seed}",
+                f"repeat the command that began it, w2svd-bench train --method {run.method} --label {run.label} "
+                f"--seed {run.seed} with its other options: it goes on from its last checkpoint",
             )
         if run.plugin and run.method not in METHODS.names():
             METHODS.load_file(Path(run.plugin))
+        trained_by, code = run.code.get("method", ""), METHODS.code(run.method)
+        if trained_by.startswith(FILE_CODE) and trained_by != code:
+            raise BenchError(
+                f"the run {folder} was trained by another {run.plugin or run.method}",
+                f"the file has changed since: {trained_by[:19]}... then, {code[:19]}... now",
+                "give the file back as it was, or train with this one under another --label",
+            )
         recipe = recipe_of(run, folder)
         backbone = Backbone.for_recipe(source, device, recipe)
         method_class = METHODS.get(run.method)
