@@ -170,6 +170,22 @@ def test_each_kind_of_device_reads_for_itself(tmp_path: Path) -> None:
     assert read == [(18, 1), (36, 2), (36, 2), (36, 2)]
 
 
+def test_a_small_reference_is_said_to_have_an_error_of_its_own(tmp_path: Path, score: Command) -> None:
+    """The ± is of the generated clips alone: four times as many real ones hardly add to it, fewer do."""
+    flag, ours = "± without the reference's own error", kit.pictures(tmp_path / "ours", 9)
+    theirs = kit.pictures(tmp_path / "theirs", 36, first=50)
+    asked = ("--generated", ours, "--metrics", "hue", "--reference")
+    large, _ = score(*asked, theirs, "--export-stats", tmp_path / "large.npz")
+    (theirs / "0050.png").unlink()
+    small, _ = score(*asked, theirs, "--export-stats", tmp_path / "small.npz")
+    known = [large, small, *(score(*asked, tmp_path / f"{name}.npz")[0] for name in ("large", "small"))]
+    assert [flag in kit.by_name(document)["hue"]["flags"] for document in known] == [False, True, False, True]
+    with np.load(tmp_path / "small.npz") as arrays:  # as pytorch-fid writes it
+        np.savez(tmp_path / "unstated.npz", mu=arrays["mu"], sigma=arrays["sigma"])
+    unstated, _ = score(*asked, tmp_path / "unstated.npz")
+    assert flag not in kit.by_name(unstated)["hue"]["flags"]
+
+
 def test_numbers_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     ours, theirs = kit.arrays(tmp_path / "ours", 10), kit.arrays(tmp_path / "theirs", 9, first=50)
     hue = kit.Hue("cpu")

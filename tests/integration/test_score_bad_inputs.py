@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from w2svd_bench.evaluate import folders
 from w2svd_bench.registry import METRICS
 
 import score_kit as kit
@@ -46,10 +47,10 @@ def test_small_sets_are_refused_unless_allowed_and_flagged(tmp_path: Path, score
     row = kit.by_name(score(*asked, ours, status=1)[0])["hue"]
     assert row["value"] is None and "5 clips of different prompts, and fewer than 8" in row["reason"]
     row = kit.by_name(score(*asked, ours, "--allow-small")[0])["hue"]
-    assert row["value"] is not None and set(row["flags"]) == {"made for tests", "n<2048", "N<D"}
+    assert row["value"] is not None and set(row["flags"]) == {"made for tests", "n<2048", "N<D", folders.FIXED}
     kit.arrays(ours, 7, first=5)
     row = kit.by_name(score(*asked, ours)[0])["hue"]
-    assert row["n"] == 12 and set(row["flags"]) == {"made for tests", "n<2048"}
+    assert row["n"] == 12 and set(row["flags"]) == {"made for tests", "n<2048", folders.FIXED}
 
 
 def test_features_that_are_not_finite_name_the_clip(tmp_path: Path, score: Command) -> None:

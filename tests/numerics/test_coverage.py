@@ -122,6 +122,21 @@ def test_where_both_distributions_are_the_same_it_is_too_wide_and_not_too_narrow
     assert trials.holds(trials.value_R.mean()) >= 0.97
 
 
+@pytest.mark.parametrize(("references", "low", "high"), [(64, 0.6, 0.8), (256, 0.78, 0.92), (1024, 0.88, 0.97)])
+def test_it_knows_nothing_of_the_error_of_the_reference(references: int, low: float, high: float) -> None:
+    """With as many real clips as generated ones the interval is too short, with four times as many it nearly holds."""
+    shape, rng = Shape(16), np.random.default_rng(references)
+    group, found = assign_groups(range(256)), []
+    for _ in range(REPETITIONS):
+        reference = Reference.of(rng.normal(size=(references, 16)) * np.sqrt(shape.sizes_D))
+        clips = shape.clips(rng.normal(size=(256, 16)))
+        left_out = leave_out_distances(clips[:, None], group, reference)
+        one = jackknife_interval(frechet_distance(clips, reference), left_out)
+        found.append((one.value, one.se, one.low, one.high))
+    trials = Trials(*np.array(found).T)
+    assert low <= trials.holds(trials.value_R.mean()) <= high
+
+
 def test_fewer_clips_than_dimensions() -> None:
     trials = jackknives(Shape(32), 20)
     assert 1 <= trials.se_too_large_by <= 1.45
