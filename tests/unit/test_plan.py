@@ -26,7 +26,7 @@ from w2svd_bench.method import GENERATOR, TEACHER, Method, RoleSpec, Update
 from w2svd_bench.plan.advice import advise, check_size, gpus_needed
 from w2svd_bench.plan.machine import CONTEXT, GB, Machine
 from w2svd_bench.plan.memory import Plan, RoleBytes, Setup, choose_sharding
-from w2svd_bench.plan.table import summary
+from w2svd_bench.plan.table import as_data, first_iteration, summary
 from w2svd_bench.plan.verify import Peak, reduced, verify, verify_on_gpu
 from w2svd_bench.plan.work import Pass, Step, Work, work_of
 from w2svd_bench.registry import METHODS
@@ -176,9 +176,60 @@ def test_passes_are_counted_by_running_the_losses(hunyuan: Skeleton) -> None:
     assert sum(simulated.passes().values()) == 2 * 5 + 3 + 1.5 * 6
     w2svd = shipped("w2svd", hunyuan, machine, overrides=["settings.input=data", "settings.gt.kind=gan"]).setup.work
     assert sum(w2svd.passes().values()) == 2 * 5 + 3 + 1 + 3
-    assert len(w2svd.first) - len(w2svd.usual[0]) == 100, "the warm-up"
+    assert len(w2svd.first[0]) - len(w2svd.usual[0]) == 100, "the warm-up"
     judged = w2svd.evaluations()["discriminator"]
     assert judged == {"with_gradient": 1.0, "without": 2.0, "backward": 1.0}
+
+
+class Opening(Fixed):
+    """Some updates more in the first iteration; every loss takes 1 to 3 passes, by chance. A third of the iterations
+    leave the last role out.
+    """
+
+    warmup = 100
+
+    def updates(self, iteration: int) -> Sequence[Update]:
+        usual = super().updates(iteration)
+        rare = usual if iteration % 3 == 0 else usual[:-1]
+        return [usual[0]] * (self.warmup if iteration == 0 else 0) + list(rare)
+
+    def loss_of(self, role: str) -> Any:
+        def loss(batch: Batch, rng: Rng) -> Loss:
+            t = rng.uniform(len(batch.x0_BCTHW), batch.x0_BCTHW)
+            passes = range(1 + rng.choose_one(3))
+            return Loss(sum(self.models[role](batch.x0_BCTHW, t, batch.cond).mean() for _ in passes), {})
+
+        return loss
+
+
+def test_a_first_iteration_with_a_warm_up_is_told_and_counted(hunyuan: Skeleton) -> None:
+    roles = {GENERATOR: LORA, "fake": LORA}
+    plan = plan_of(roles, hunyuan, batch_size=1)
+    setup = replace(plan.setup, method=Opening(roles), work=work_of(Opening(roles)))
+    work, plan = setup.work, Plan(setup)
+    assert work.opens
+    assert sum(work.passes().values()) == pytest.approx((2 * 1 + 2 + 3) / 3)
+    assert sum(work.passes(work.first).values()) == 102 * 2, "the mean over all choices"
+    assert work.updates(work.first) == {GENERATOR: 101, "fake": 1}
+    each = Plan(replace(setup, work=work_of(Fixed({GENERATOR: LORA})))).operations  # of one pass and its backward
+    assert plan.first_operations == pytest.approx(204 * each)
+    assert plan.all_operations == plan.first_operations + 9 * plan.operations
+    words = first_iteration(plan)
+    assert words is not None and words.startswith("the first iteration makes 204 network evaluations a clip, a usual")
+    assert as_data(plan)["first_iteration"]["operations"] == plan.first_operations
+    assert as_data(plan)["all_operations"] == plan.all_operations
+
+
+def test_a_first_iteration_like_the_others_is_not_told(hunyuan: Skeleton, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chance and a rhythm alone make no first iteration of its own."""
+    monkeypatch.setattr(Opening, "warmup", 0)
+    roles = {GENERATOR: LORA, "fake": LORA}
+    setup = replace(plan_of(roles, hunyuan).setup, work=work_of(Opening(roles)))
+    assert not setup.work.opens and first_iteration(Plan(setup)) is None
+    assert Plan(setup).all_operations == 10 * Plan(setup).operations
+    one = shipped("lcm", hunyuan, Machine.of(1, 80))
+    assert not one.setup.work.opens and one.all_operations == 1000 * one.operations
+    assert not shipped("euler", hunyuan, Machine.of(1, 80)).setup.work.opens
 
 
 def test_a_view_learns_with_the_role_that_it_looks_at() -> None:
@@ -208,7 +259,7 @@ def test_a_loss_that_fails_says_so() -> None:
 
 def test_a_method_without_training_is_sampled_only(hunyuan: Skeleton) -> None:
     plan = shipped("euler", hunyuan, Machine.of(1, 80))
-    assert plan.fits and plan.setup.work == Work((), ((),) * 12)
+    assert plan.fits and plan.setup.work == Work(((),) * 12, ((),) * 12)
     assert plan.operations == 0 and list(plan.roles) == [TEACHER]
     # 2 operations for each weight and token, and attention, which is about an eighth of it at this size.
     assert plan.generator_forward == pytest.approx(2 * 6.8e9 * 10_496 + 60 * 4 * 3072 * 10_496**2, rel=0.01)
@@ -384,6 +435,7 @@ def test_the_command_prints_a_page_and_a_comparison(app: typer.Typer, monkeypatc
     done = CliRunner().invoke(app, ["plan", "--compare", "--backbone", "mini", "--gpus", "1"])
     assert done.exit_code == 0, done.output
     assert all(name in done.output for name in ("euler", "lcm", "dmd", "w2svd", "mini at 48x48x17"))
+    assert "w2svd: the first iteration makes" in done.output and "dmd: the first iteration" not in done.output
 
 
 def test_a_variant_is_planned_by_its_recipe(app: typer.Typer) -> None:

@@ -321,10 +321,28 @@ class Plan:
 
     @cached_property
     def operations(self) -> float:
-        """Floating point operations of an iteration's blocks, over all GPUs; a checkpointed pass is computed twice."""
+        """Floating point operations of a usual iteration's blocks, over all GPUs; a checkpointed pass is computed
+        twice.
+        """
+        return self._operations(self.setup.work.passes())
+
+    @cached_property
+    def first_operations(self) -> float:
+        """Those of the first iteration."""
+        return self._operations(self.setup.work.passes(self.setup.work.first))
+
+    @property
+    def all_operations(self) -> float:
+        """Those of the whole training."""
+        if not self.setup.iterations:
+            return 0.0
+        first = self.first_operations if self.setup.work.opens else self.operations
+        return first + (self.setup.iterations - 1) * self.operations
+
+    def _operations(self, passes: Mapping[Pass, float]) -> float:
         setup = self.setup
         total = 0.0
-        for one, count in setup.work.passes().items():
+        for one, count in passes.items():
             each = self._forward(one.role)
             if one.returned and one.network != "nothing":
                 again = each if setup.engine.gradient_checkpointing else 0.0

@@ -55,8 +55,27 @@ def as_data(plan: Plan) -> dict[str, Any]:
         "updates": setup.work.updates(),
         "evaluations": setup.work.evaluations(),
         "operations": plan.operations,
+        "first_iteration": {
+            "updates": setup.work.updates(setup.work.first),
+            "evaluations": setup.work.evaluations(setup.work.first),
+            "operations": plan.first_operations,
+        },
+        "iterations": setup.iterations,
+        "all_operations": plan.all_operations,
         "disk": plan.disk,
     }
+
+
+def first_iteration(plan: Plan) -> str | None:
+    """What the first iteration takes where it does other work than the following ones; None where it does not."""
+    work = plan.setup.work
+    if not work.opens:
+        return None
+    first, usual = (sum(work.passes(of).values()) for of in (work.first, work.usual))
+    return (
+        f"the first iteration makes {first:g} network evaluations a clip, a usual one {usual:g}, and takes "
+        f"{_peta(plan.first_operations)} PFLOP"
+    )
 
 
 def page(plan: Plan) -> RenderableType:
@@ -96,6 +115,7 @@ def comparison(plans: Sequence[Plan]) -> RenderableType:
     notes = [
         "weights to sum: over all roles, counted once; a peak holds one role's gradients at a time",
         "evaluations: network passes a clip and iteration; PFLOP: of an iteration of the whole batch",
+        *(f"{plan.setup.method.name}: {first_iteration(plan)}" for plan in plans if plan.setup.work.opens),
         *(f"{plan.setup.method.name}: {_cure(plan, advise(plan))}" for plan in plans if not plan.fits),
     ]
     return Group(table, *(Text(note, style="dim") for note in notes))
@@ -150,20 +170,23 @@ def _work(plan: Plan) -> Table:
 
 def _verdict(plan: Plan) -> list[Text]:
     disk, setup = plan.disk, plan.setup
+    opening = first_iteration(plan)
     twice = f" (the old one stays until the new one is whole: {_gb(disk['checkpoints'])} GB)"
+    training = f", all {setup.iterations:,} iterations {_peta(plan.all_operations)}" if plan.all_operations else ""
     lines = [
-        f"an iteration takes {plan.operations / 1e15:.3g} PFLOP over all GPUs; sampling takes "
-        f"{plan.generator_forward / 1e15:.3g} PFLOP a step and clip",
+        f"an iteration takes {_peta(plan.operations)} PFLOP over all GPUs{training}; sampling takes "
+        f"{_peta(plan.generator_forward)} PFLOP a step and clip",
+        *([] if opening is None else [opening]),
         f"disk: generator {_gb(disk['generator'])} GB, a checkpoint {_gb(disk['checkpoint'])} GB"
         f"{twice if disk['checkpoint'] else ''}, {disk['clip'] / 1e6:.1f} MB a training clip",
     ]
-    usable = setup.machine.usable + plan.chosen.context
+    usable, cures = setup.machine.usable + plan.chosen.context, []
     if plan.fits:
         verdict = Text(f"fits: {_gb(plan.chosen.total)} of {_gb(usable)} usable GB a GPU", style="bold green")
     else:
         verdict = Text(f"does not fit: {_gb(plan.chosen.total)} of {_gb(usable)} usable GB a GPU", style="bold red")
-        lines.append(_cure(plan, advise(plan)))
-    return [*(Text(line) for line in lines[:2]), verdict, *(Text(line) for line in lines[2:])]
+        cures.append(_cure(plan, advise(plan)))
+    return [*(Text(line) for line in lines), verdict, *(Text(line) for line in cures)]
 
 
 def _cure(plan: Plan, advice: Advice | None) -> str:
@@ -202,6 +225,12 @@ def _parts(one: PerGpu) -> str:
         f"kept {_gb(one.kept)}, gradients {_gb(one.gradients)}, activations {_gb(one.activations)}, "
         f"gathered or cast weights {_gb(one.buffers)}, CUDA and NCCL {_gb(one.context)}"
     )
+
+
+def _peta(operations: float) -> str:
+    """Operations in PFLOP: three figures, more for large numbers."""
+    size = operations / 1e15
+    return f"{size:,.0f}" if size >= 100 else f"{size:.3g}"
 
 
 def _gb(value: float) -> str:

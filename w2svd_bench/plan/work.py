@@ -15,7 +15,7 @@ from torch import Tensor
 
 from w2svd_bench.backbones.costs import Meter
 from w2svd_bench.errors import BenchError
-from w2svd_bench.method import TEACHER, Method, RoleSpec, average_of
+from w2svd_bench.method import TEACHER, Method, RoleSpec, Update, average_of
 from w2svd_bench.rng import Rng
 from w2svd_bench.types import Batch, Cond
 
@@ -65,41 +65,57 @@ class Step:
     latents: int = 0
 
 
+Iterations = tuple[tuple[Step, ...], ...]
+
+
 @dataclass(frozen=True)
 class Work:
     """What a method's iterations do.
 
     Attributes:
-        first: the steps of the first iteration, which may hold a warm-up.
+        first: the steps of the first iteration, which may hold a warm-up, once for each turn of its control decisions.
         usual: those of the following ones.
     """
 
-    first: tuple[Step, ...]
-    usual: tuple[tuple[Step, ...], ...]
+    first: Iterations
+    usual: Iterations
 
     @property
     def steps(self) -> frozenset[Step]:
         """Every kind of step that occurs."""
-        return frozenset(step for iteration in (self.first, *self.usual) for step in iteration)
+        return frozenset(step for iteration in (*self.first, *self.usual) for step in iteration)
 
-    def passes(self) -> dict[Pass, float]:
-        """How often each pass is made in an iteration, in the mean, by each clip of the batch."""
-        counts = Counter(one for iteration in self.usual for step in iteration for one in step.passes)
-        return {one: count / len(self.usual) for one, count in counts.items()}
+    @property
+    def opens(self) -> bool:
+        """Whether the first iteration does other work than any usual one, however its decisions fall."""
+        first, usual = (
+            {tuple((step.role, step.passes) for step in iteration) for iteration in some}
+            for some in (self.first, self.usual)
+        )
+        return first.isdisjoint(usual)
 
-    def evaluations(self) -> dict[str, dict[str, float]]:
+    def passes(self, of: Iterations | None = None) -> dict[Pass, float]:
+        """How often each pass is made in an iteration, in the mean over ``of`` (the usual ones), by each clip of the
+        batch.
+        """
+        iterations = self.usual if of is None else of
+        counts = Counter(one for iteration in iterations for step in iteration for one in step.passes)
+        return {one: count / len(iterations) for one, count in counts.items()}
+
+    def evaluations(self, of: Iterations | None = None) -> dict[str, dict[str, float]]:
         """Network evaluations a clip and iteration, by role: ``with_gradient``, ``without`` and ``backward``."""
         found: dict[str, dict[str, float]] = {}
-        for one, count in sorted(self.passes().items(), key=lambda item: item[0].role):
+        for one, count in sorted(self.passes(of).items(), key=lambda item: item[0].role):
             row = found.setdefault(one.role, {"with_gradient": 0.0, "without": 0.0, "backward": 0.0})
             row["without" if one.network == "nothing" else "with_gradient"] += count
             row["backward"] += count * (one.returned and one.network != "nothing")
         return found
 
-    def updates(self) -> dict[str, float]:
+    def updates(self, of: Iterations | None = None) -> dict[str, float]:
         """Optimiser steps an iteration, by role."""
-        counts = Counter(step.role for iteration in self.usual for step in iteration)
-        return {role: count / len(self.usual) for role, count in counts.items()}
+        iterations = self.usual if of is None else of
+        counts = Counter(step.role for iteration in iterations for step in iteration)
+        return {role: count / len(iterations) for role, count in counts.items()}
 
 
 class _Tally(torch.autograd.Function):
@@ -136,9 +152,9 @@ class _Role:
 class _Turns(Rng):
     """Random numbers whose control decisions take their options in turn."""
 
-    def __init__(self, iteration: int, index: int) -> None:
+    def __init__(self, iteration: int, index: int, turn: int) -> None:
         super().__init__(0, iteration, index, 1)
-        self._turn = iteration
+        self._turn = turn
 
     def choose_one(self, options: int) -> int:
         return self._turn % options
@@ -166,8 +182,9 @@ def work_of(method: Method) -> Work:
         name: _Role(name, weight, name in specs and specs[name].weights == "head", records)
         for name, weight in own.items()
     }
-    iterations = [_iteration(method, own, records, number) for number in range(ITERATIONS + 1)]
-    return Work(iterations[0], tuple(iterations[1:]))
+    turns = range(1, ITERATIONS + 1)
+    first = tuple(_iteration(method, own, records, 0, turn) for turn in turns)
+    return Work(first, tuple(_iteration(method, own, records, turn, turn) for turn in turns))
 
 
 def _source(specs: Mapping[str, RoleSpec], name: str) -> str:
@@ -175,10 +192,15 @@ def _source(specs: Mapping[str, RoleSpec], name: str) -> str:
 
 
 def _iteration(
-    method: Method, weights: Mapping[str, Tensor], records: list[dict[str, Any]], iteration: int
+    method: Method, weights: Mapping[str, Tensor], records: list[dict[str, Any]], iteration: int, turn: int
 ) -> tuple[Step, ...]:
-    steps = []
+    steps: list[Step] = []
+    done: list[Update] = []
     for index, update in enumerate(method.updates(iteration)):
+        if update in done:  # a warm-up is the same update a hundred times over
+            steps.append(steps[done.index(update)])
+            done.append(update)
+            continue
         for weight in weights.values():
             weight.requires_grad_(weight is weights[update.role])
             weight.grad = None
@@ -186,7 +208,7 @@ def _iteration(
         batch = _batch()
         try:
             with Meter() as meter:
-                loss = update.loss(batch, _Turns(iteration, index))
+                loss = update.loss(batch, _Turns(iteration, index, turn))
                 alive = meter.now
                 loss.total.backward()
         except Exception as error:
@@ -197,6 +219,7 @@ def _iteration(
             ) from error
         latents = 1 + round(alive / (batch.x0_BCTHW.numel() * batch.x0_BCTHW.element_size()))
         steps.append(Step(update.role, tuple(Pass(**record) for record in records), latents))
+        done.append(update)
     return tuple(steps)
 
 
