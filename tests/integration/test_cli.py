@@ -94,7 +94,8 @@ def test_an_interrupted_training_ends_with_the_same_weights(
 
     # A finished run is left as it is, to the byte, by the very same command.
     before = snapshot(tmp_path / "parts")
-    assert cli(*arguments, "--out", tmp_path / "parts").status == 0
+    again = cli(*arguments, "--out", tmp_path / "parts", "--validate-every", "1")
+    assert again.status == 0 and "finished already" in again.text and "--validate-every did nothing" in again.text
     assert snapshot(tmp_path / "parts") == before
 
 
@@ -195,6 +196,34 @@ def test_sample_writes_videos_and_a_contact_sheet(
 
 def _second_is_nan(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(count, 17, 48, 48, 3, dtype=torch.uint8), torch.arange(count) != 1
+
+
+IDLE = """
+from w2svd_bench.baselines.lcm.method import LCM
+from w2svd_bench.method import RoleSpec
+
+
+class Idle(LCM):
+    name = "idle"
+    recipes = {
+        "mini": {
+            "method": "idle",
+            "backbone": "mini",
+            "training": {"iterations": 2, "batch_size": 2},
+            "settings": {"generator": {"learning_rate": 3e-4}},
+        }
+    }
+
+    def roles(self):
+        return super().roles() | {"fake": RoleSpec.full(self.config.generator)}
+"""
+
+
+def test_a_role_that_no_update_names_is_told(cli: Command, tiny: Tiny, tmp_path: Path) -> None:
+    """A misspelt role would be a wrong method with a row in the table."""
+    (tmp_path / "idle.py").write_text(IDLE)
+    done = cli("train", "--plugin", tmp_path / "idle.py", "--method", "idle", *tiny(), "--out", tmp_path / "runs")
+    assert done.status == 0 and "warning: no update ever named fake, which should learn" in done.text
 
 
 # --- plug-ins ---------------------------------------------------------------------------------------------------------
@@ -305,6 +334,8 @@ TWICE = "runs: [{method: lcm, label: one}, {method: dmd, label: one}]"
         (["--quick", "--profile", "full"], "it is not clear what to reproduce"),
         (["--profile", "stres"], "did you mean 'stress'"),
         (["--plan", "twice.yaml"], "two runs are called one"),
+        (["--plan", "typo.yaml", "--dry-run"], "'one' of the plan can't be made why: unknown method 'lmc'"),
+        (["--plan", "wrong.yaml", "--dry-run"], "'one' of the plan can't be made"),
         (["--profile", "hard", "--backbone", "hunyuan"], "goes with another profile"),
     ],
 )
@@ -312,6 +343,8 @@ def test_reproduce_refuses(
     refused: Command, arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "twice.yaml").write_text(TWICE)
+    (tmp_path / "typo.yaml").write_text("runs: [{method: lmc, label: one}]")
+    (tmp_path / "wrong.yaml").write_text("runs: [{method: lcm, label: one, set: [settings.grit=14]}]")
     monkeypatch.chdir(tmp_path)
     assert told in refused("reproduce", *arguments).text
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import Field
 
 from w2svd_bench.cli import options
+from w2svd_bench.cli.training import resolve_recipe
 from w2svd_bench.config import Frozen, Recipe, load_recipe, validated
 from w2svd_bench.errors import BenchError, NoRecipe, unknown_name
 from w2svd_bench.registry import METHODS
@@ -107,6 +108,20 @@ def read_plan(path: Path) -> Plan:
     plan = validated(Plan, load_recipe(path), f"the plan {path}")
     _refuse_twins({str(path): plan})
     return plan
+
+
+def check(plan: Plan, recipe: str) -> None:
+    """Raises `BenchError` for what would fail once it is a run's turn: an unknown method, no recipe, a wrong setting.
+
+    Args:
+        recipe: the name of the recipes that the runs start from.
+    """
+    for run in plan.runs:
+        try:
+            resolve_recipe(METHODS.get(run.method), recipe, None, run.overrides)
+        except BenchError as error:
+            why = f"{error.what}: {error.why}"
+            raise BenchError(f"the run {run.label!r} of the plan can't be made", why, error.cure) from error
 
 
 def _refuse_twins(plans: Mapping[str, Plan]) -> None:

@@ -13,7 +13,7 @@ from w2svd_bench.cli import options
 from w2svd_bench.cli.arguments import positive_integers
 from w2svd_bench.cli.evaluating import results_folder
 from w2svd_bench.cli.jobs import Job, run_jobs
-from w2svd_bench.cli.plans import PROFILES, commands, plans_of, profile_named, read_plan
+from w2svd_bench.cli.plans import PROFILES, check, commands, plans_of, profile_named, read_plan
 from w2svd_bench.cli.progress import console
 from w2svd_bench.errors import BenchError
 
@@ -63,6 +63,8 @@ def reproduce(
     backbone = backbone or chosen.backbone or "mini"
     asked = plans_of(chosen, backbone) if plan is None else [read_plan(plan)]
     asked = asked if seeds is None else [one.model_copy(update={"seeds": seeds}) for one in asked]
+    for one in asked:
+        check(one, options.recipe_name(backbone))
     brief = quick or profile == "quick" or plan is not None
     every = (0 if brief else 50) if validate_every is None else validate_every
     root, out = out, out if plan is not None else out / chosen.folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -141,6 +142,7 @@ def _train(job: Job, world: World) -> None:
     backbone = Backbone.for_recipe(job.source, world.device, recipe)
     method = job.method_class(validated(job.method_class.Config, recipe.settings, "settings"), backbone.side.shift)
     folder = run_folder(job.out, backbone.name, job.label, job.seed)
+    was_finished = _is_finished(folder)
     with Reporter(silent=not world.lead) as report:
         clips = open_data(job.data, backbone, recipe, world, report) if method.roles() else None
         run = Run(
@@ -172,7 +174,7 @@ def _train(job: Job, world: World) -> None:
             report(name, done, total, ", ".join([loss, *(line.partition(":")[0] for line in alarms)]))
 
         validation = None
-        if job.looks.every and clips is not None and not _is_finished(folder):
+        if job.looks.every and clips is not None and not was_finished:
             validation = open_validation(job, backbone, world, report)
             run.validation = dict(validation.about)
         finished = train_run(method, backbone, clips, foreseen, run, folder, tell, world, advice, say, validation)
@@ -182,8 +184,23 @@ def _train(job: Job, world: World) -> None:
         console.print(f"{method.name} needs no training; {folder} is ready for `w2svd-bench eval`", highlight=False)
     else:
         updates = ", ".join(f"{count} updates of {role}" for role, count in finished.updates.items())
-        console.print(f"{folder}: {updates}; {finished.seconds:.0f} s; next: w2svd-bench eval", highlight=False)
-        for line in told(finished.health):
+        held_out = "" if job.data in (None, "portraits") else f" --data {shlex.quote(str(job.data))}"
+        console.print(
+            f"{folder}: {'finished already, ' if was_finished else ''}{updates}; {finished.seconds:.0f} s; "
+            f"next: w2svd-bench eval{held_out}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        lines = told(finished.health)
+        if was_finished and job.looks.every:
+            lines.append("--validate-every did nothing: a finished run is left alone. Train it anew with --label NAME")
+        learns = [role for role, spec in method.roles().items() if spec.optimizer is not None]
+        idle = [role for role in learns if not finished.updates.get(role)]
+        if idle:
+            lines.append(
+                f"warning: no update ever named {', '.join(idle)}, which should learn: see {method.name}.updates"
+            )
+        for line in lines:
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
