@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from w2svd_bench.backbones.costs import Meter
@@ -436,6 +437,15 @@ def test_the_command_prints_a_page_and_a_comparison(app: typer.Typer, monkeypatc
     assert done.exit_code == 0, done.output
     assert all(name in done.output for name in ("euler", "lcm", "dmd", "w2svd", "mini at 48x48x17"))
     assert "w2svd: the first iteration makes" in done.output and "dmd: the first iteration" not in done.output
+
+
+@pytest.mark.parametrize("what", [["--method", "w2svd"], ["--compare"]])
+def test_nothing_is_cut_at_80_columns(what: list[str], app: typer.Typer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "console", Console(width=80, force_terminal=True, color_system=None, record=True))
+    done = CliRunner().invoke(app, ["plan", *what, "--variant", "544p", "--gpus", "8", "--gpu-memory", "80"])
+    shown = planning.console.export_text()
+    assert done.exit_code == 0 and "71.5" in shown and "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_a_variant_is_planned_by_its_recipe(app: typer.Typer) -> None:

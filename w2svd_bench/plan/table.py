@@ -90,35 +90,38 @@ def page(plan: Plan) -> RenderableType:
 
 
 def comparison(plans: Sequence[Plan]) -> RenderableType:
-    """Methods side by side."""
+    """Methods side by side: what a GPU and an iteration take, and what all roles do. Both fit 80 columns."""
     setup = plans[0].setup
-    table = Table(title=f"{_where(setup)} on {setup.machine}: GB (1e9 bytes)", title_justify="left")
-    table.add_column("method")
-    for column in ("weights", "gradients", "optimizer", "EMA", "sum", "activations", "a GPU, peak", "sharding", "fits"):
-        table.add_column(column, justify="right")
-    table.add_column("evaluations", justify="right")
-    table.add_column("PFLOP", justify="right")
+    gpu = Table(title=f"{_where(setup)} on {setup.machine}: GB (1e9 bytes)", title_justify="left")
+    gpu.add_column("method")
+    for column in ("activations", "a GPU, peak", "sharding", "fits", "evaluations", "PFLOP"):
+        gpu.add_column(column, justify="right")
+    roles = Table(title="All roles, over all GPUs, in GB", title_justify="left")
+    roles.add_column("method")
+    for column in ("weights", "gradients", "optimizer", "EMA", "sum"):
+        roles.add_column(column, justify="right")
     for plan in plans:
-        roles = plan.roles.values()
-        columns = [sum(getattr(one, key) for one in roles) for key in ("weights", "gradients", "optimizer", "ema")]
-        passes = plan.setup.work.passes().values()
-        table.add_row(
+        columns = [
+            sum(getattr(one, key) for one in plan.roles.values())
+            for key in ("weights", "gradients", "optimizer", "ema")
+        ]
+        roles.add_row(plan.setup.method.name, *(_gb(value) for value in [*columns, sum(columns)]))
+        gpu.add_row(
             plan.setup.method.name,
-            *(_gb(value) for value in [*columns, sum(columns)]),
             _gb(plan.chosen.activations),
             _gb(plan.chosen.total),
             SHARDING[plan.sharding],
             "[green]yes[/]" if plan.fits else "[red]no[/]",
-            f"{sum(passes):g}",
+            f"{sum(plan.setup.work.passes().values()):g}",
             f"{plan.operations / 1e15:.1f}",
         )
     notes = [
-        "weights to sum: over all roles, counted once; a peak holds one role's gradients at a time",
+        "all roles: each weight counted once; a peak holds one role's gradients at a time",
         "evaluations: network passes a clip and iteration; PFLOP: of an iteration of the whole batch",
         *(f"{plan.setup.method.name}: {first_iteration(plan)}" for plan in plans if plan.setup.work.opens),
         *(f"{plan.setup.method.name}: {_cure(plan, advise(plan))}" for plan in plans if not plan.fits),
     ]
-    return Group(table, *(Text(note, style="dim") for note in notes))
+    return Group(gpu, roles, *(Text(note, style="dim") for note in notes))
 
 
 def _roles(plan: Plan) -> Table:
@@ -129,7 +132,7 @@ def _roles(plan: Plan) -> Table:
     for name, role in plan.roles.items():
         shares = "" if role.parameters else " (shares weights)"
         numbers = (role.weights, role.gradients, role.optimizer, role.ema, role.total)
-        table.add_row(name + shares, f"{role.parameters:,}", *(_gb(n) if n else "-" for n in numbers))
+        table.add_row(name + shares, f"{role.parameters / 1e6:,.1f} M", *(_gb(n) if n else "-" for n in numbers))
     return table
 
 
