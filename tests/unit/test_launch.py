@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from w2svd_bench.cli.launch import command_line, forwarded, inside, relaunch, without_nproc
+from w2svd_bench.cli.launch import command_line, inside, relaunch, without_nproc
+from w2svd_bench.train.signals import noted
 
 # A stand-in for `python -m w2svd_bench`: what each process does follows from its rank.
 PROGRAM = """
@@ -119,7 +120,7 @@ def waiting(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
-@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_parent_that_is_told_to_end_ends_its_processes(asked: signal.Signals, tmp_path: Path) -> None:
     with waiting(tmp_path) as (parent, pids):
         parent.send_signal(asked)
@@ -141,7 +142,7 @@ def test_what_is_ignored_stays_ignored_and_the_rest_is_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with forwarded(asked := []):
+        with noted(("SIGTERM", "SIGHUP")) as asked:
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             signal.raise_signal(signal.SIGTERM)
         assert asked == [signal.SIGTERM]

@@ -14,17 +14,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import IO, Any
+from typing import IO
+
+from w2svd_bench.train.signals import noted
 
 # What this process was asked to do; a command runs in the same process in tests, so sys.argv does not say it.
 command_line: ContextVar[Sequence[str]] = ContextVar("command_line", default=())
 GRACE_SECONDS = 20.0  # for the others to come to the same end when one has failed
-FORWARDED = ("SIGTERM", "SIGHUP")
+# A scheduler, or a terminal that closes, tells this process alone, and those that it started would go on without it.
+FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1")
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -50,8 +51,7 @@ def relaunch(nproc: int) -> None:
     }
     processes: list[subprocess.Popen[bytes]] = []
     voices: list[IO[bytes] | None] = []
-    asked: list[int] = []
-    with forwarded(asked):
+    with noted(FORWARDED) as asked:
         try:
             for rank in range(nproc):
                 voices.append(None if rank == 0 else tempfile.TemporaryFile())  # noqa: SIM115 - outlives this line
@@ -100,25 +100,6 @@ def _tell(first: int, statuses: Sequence[int], voices: Sequence[IO[bytes] | None
     print(f"process {first} of {len(statuses)} failed first, {how}:", said[first - 1], sep="\n", file=sys.stderr)
 
 
-@contextmanager
-def forwarded(asked: list[int]) -> Iterator[None]:
-    """Notes in ``asked`` the signals that ask this process to end, for `_wait` to pass on; what is ignored stays so.
-
-    A scheduler, or a terminal that closes, tells the parent alone, and its processes would go on without it.
-    """
-    earlier: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # no other may set handlers
-        for name in FORWARDED:
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup ignores SIGHUP
-                earlier[number] = signal.signal(number, lambda number, frame: asked.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-
 def _end_with_parent() -> Callable[[], None] | None:
     """What a new process does first so that it does not outlive a parent that is killed; only Linux can."""
     if sys.platform != "linux":
@@ -142,9 +123,9 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], asked: Sequence[int]) ->
     first: int | None = None
     told, harder = 0, [signal.SIGTERM, signal.SIGKILL]
     while any(process.poll() is None for process in processes):
-        if told < len(asked):
-            told = len(asked)
-            _send(processes, signal.SIGTERM)
+        for number in asked[told:]:
+            told += 1
+            _send(processes, signal.SIGTERM if number == signal.SIGHUP else number)
         if first is None and (first := _failed(processes)) is not None:
             deadline = time.monotonic() + GRACE_SECONDS
         if deadline is not None and harder and time.monotonic() > deadline:

@@ -19,6 +19,7 @@ from w2svd_bench.cli.progress import Reporter, console, errors, quiet
 from w2svd_bench.config import Recipe, apply_overrides, load_recipe, validated
 from w2svd_bench.errors import BenchError
 from w2svd_bench.registry import METHODS
+from w2svd_bench.train.cadence import CHECKPOINT_MINUTES
 from w2svd_bench.types import TrainingData
 from w2svd_bench.world import World
 
@@ -47,6 +48,14 @@ def train(
     validate_metrics: Annotated[
         list[str] | None, typer.Option("--validate-metrics", help="Scores of such a point; by itself FID and FVD.")
     ] = None,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(
+            "--checkpoint-minutes",
+            min=0,
+            help="Also save when this many have passed since; 0: never.",
+        ),
+    ] = CHECKPOINT_MINUTES,
     dry_run: options.DryRun = False,
 ) -> None:
     """Train a method on a backbone; the same command goes on where it was interrupted.
@@ -54,6 +63,8 @@ def train(
     With --validate-every N what is learned is sampled on the way, at 1 and 4 steps, from prompts of the validation
     split (of a cache: from those of its training clips), and curves.jsonl in the run's folder tells how good that is.
     Training is the same with and without it.
+
+    SIGTERM and SIGUSR1, which schedulers send before they kill, make it save after the iteration under way, and stop.
 
     Examples:
       w2svd-bench train --method w2svd
@@ -81,7 +92,7 @@ def train(
         return
     relaunch(nproc)
     looks = Looks(validate_every, validate_clips, metric_names(names(validate_metrics or [])))
-    job = Job(method_class, backbone, data, seed, resolved, label, out, plugin, looks)
+    job = Job(method_class, backbone, data, seed, resolved, label, out, plugin, looks, checkpoint_minutes)
     world = World.start(options.resolve_device(device))
     _train(job, world)
     world.stop()  # not after an error: leaving waits for processes that sit in a collective
@@ -126,6 +137,7 @@ class Job:
     out: Path
     plugin: Path | None
     looks: Looks
+    checkpoint_minutes: float
 
 
 def _train(job: Job, world: World) -> None:
@@ -177,7 +189,20 @@ def _train(job: Job, world: World) -> None:
         if job.looks.every and clips is not None and not was_finished:
             validation = open_validation(job, backbone, world, report)
             run.validation = dict(validation.about)
-        finished = train_run(method, backbone, clips, foreseen, run, folder, tell, world, advice, say, validation)
+        finished = train_run(
+            method,
+            backbone,
+            clips,
+            foreseen,
+            run,
+            folder,
+            tell,
+            world,
+            advice,
+            say,
+            validation,
+            job.checkpoint_minutes,
+        )
     if quiet() or not world.lead:
         return
     if not method.roles():

@@ -33,10 +33,12 @@ from w2svd_bench.method import GENERATOR, Method, Update
 from w2svd_bench.registry import FILE_CODE
 from w2svd_bench.rng import Rng
 from w2svd_bench.train import checkpoint
+from w2svd_bench.train.cadence import CHECKPOINT_MINUTES, STOPPING, Cadence, stopped
 from w2svd_bench.train.health import FAKE_LOSS, RAW, STD, TEACHER_CLIPS, WATCHED, Vitals, Watchable, alarm
 from w2svd_bench.train.log import CURVES, Log
 from w2svd_bench.train.memory import forget_peak, peak_memory_bytes
 from w2svd_bench.train.run import BEFORE, GENERATOR_FOLDER, Run, alone
+from w2svd_bench.train.signals import noted
 from w2svd_bench.train.validation import Curves, Validation, Validator
 from w2svd_bench.types import TEACHER, Batch, TrainingData, average_of
 from w2svd_bench.world import ALONE, World, device_name
@@ -178,12 +180,23 @@ class Trainer:
             rows = part[start : start + size]
             yield rows, len(rows) / len(part)
 
-    def fit(self, folder: Path, report: Report, say: Say | None = None, validation: Validation | None = None) -> None:
+    def fit(
+        self,
+        folder: Path,
+        report: Report,
+        say: Say | None = None,
+        validation: Validation | None = None,
+        checkpoint_minutes: float = CHECKPOINT_MINUTES,
+    ) -> None:
         """Trains to the end from the folder's last checkpoint, or from the start; the leading process reports.
 
         Args:
             say: told, in the leading process, that the collapse alarm rings, when it does.
             validation: what to measure on the way, into ``curves.jsonl``.
+            checkpoint_minutes: after which a checkpoint is due, beside those of the recipe; 0 is never.
+
+        Raises:
+            BenchError: a process was asked to end (`STOPPING`); what was learned is in the checkpoint.
         """
         training, world = self.recipe.training, self.world
         self.counters = checkpoint.restore(folder, self.roles, self.optimizers, world)
@@ -194,24 +207,29 @@ class Trainer:
         with _enough_memory(self._advice), self._apart():
             self._watch()
             curves = None if validation is None else self._curves(validation, folder)
-        for iteration in range(self.counters.iteration, training.iterations):
-            self.step(iteration, log)
-            done = iteration + 1
-            last = done == training.iterations
-            self.counters.seconds = before + time.perf_counter() - start - self._seconds_apart
-            self._follow(done, log, say if world.lead else None)
-            if done % training.log_every == 0 or last:
-                peak, pace = self.counters.peak_memory_bytes, self.counters.seconds / done
-                entry = log.write(done, peak, seconds_per_iteration=pace)
-                if world.lead:
-                    report(done, training.iterations, entry)
-            if curves is not None and (done % curves.every == 0 or last):
-                with _enough_memory(self._advice), self._apart():
-                    self._validate(curves, done)
-            if done % training.checkpoint_every == 0 or last:
-                self.counters.vitals = {} if self.vitals is None else asdict(self.vitals)
-                self.counters.peak_memory_bytes = max(world.gather(self.counters.peak_memory_bytes))
-                checkpoint.save(folder, self.roles, self.optimizers, self.counters, world)
+        with noted(STOPPING) as asked:
+            cadence = Cadence(training.checkpoint_every, checkpoint_minutes, asked, world)
+            for iteration in range(self.counters.iteration, training.iterations):
+                self.step(iteration, log)
+                done = iteration + 1
+                last = done == training.iterations
+                self.counters.seconds = before + time.perf_counter() - start - self._seconds_apart
+                self._follow(done, log, say if world.lead else None)
+                if done % training.log_every == 0 or last:
+                    peak, pace = self.counters.peak_memory_bytes, self.counters.seconds / done
+                    entry = log.write(done, peak, seconds_per_iteration=pace)
+                    if world.lead:
+                        report(done, training.iterations, entry)
+                if curves is not None and (done % curves.every == 0 or last):
+                    with _enough_memory(self._advice), self._apart():
+                        self._validate(curves, done)
+                due, stopping = cadence.due(done, training.iterations)
+                if due:
+                    self.counters.vitals = {} if self.vitals is None else asdict(self.vitals)
+                    self.counters.peak_memory_bytes = max(world.gather(self.counters.peak_memory_bytes))
+                    checkpoint.save(folder, self.roles, self.optimizers, self.counters, world)
+                if stopping:
+                    raise stopped(stopping, done, training.iterations, folder)
 
     def _watch(self) -> None:
         """Goes on watching from the checkpoint, or begins with the teacher's own loss on real latents."""
@@ -334,6 +352,7 @@ def train(
     advice: Advice | None = None,
     say: Say | None = None,
     validation: Validation | None = None,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
 ) -> Run:
     """Trains a run to the end and exports its generator; a finished run is left as it is.
 
@@ -341,7 +360,7 @@ def train(
     only leaves a run for evaluation to find.
 
     Raises:
-        BenchError: the folder holds another run, or another process trains in it.
+        BenchError: the folder holds another run, another process trains in it, or this one was asked to stop.
     """
     with alone(folder, world):
         earlier = world.agree(lambda: _begin(run, folder, method))
@@ -352,7 +371,7 @@ def train(
         else:
             assert data is not None
             trainer = Trainer(method, backbone, data, recipe, run.seed, world, advice)
-            trainer.fit(folder, report, say, validation)
+            trainer.fit(folder, report, say, validation, checkpoint_minutes)
             counters = trainer.counters
             run.iterations, run.updates = counters.iteration, counters.updates
             run.network_evaluations, run.seconds = counters.evaluations, counters.seconds
