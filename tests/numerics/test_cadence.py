@@ -103,6 +103,26 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_as_if_it_never_had(
     assert all(torch.equal(then[name], tensor) for name, tensor in weights(whole).items())
 
 
+def test_an_interrupt_saves_and_a_second_one_does_not_wait(trainer: Make, saved: list[int], tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(done: int, total: int, entry: dict[str, float]) -> None:
+        if done == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit(tmp_path, ask)
+    assert saved == [2] and signal.getsignal(signal.SIGINT) is before
+
+    def insist(done: int, total: int, entry: dict[str, float]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit(tmp_path, insist)
+    assert saved == [2], "nothing more than was saved before"
+
+
 def test_a_run_that_is_asked_in_its_last_iteration_is_done(trainer: Make, saved: list[int], tmp_path: Path) -> None:
     def ask(done: int, total: int, entry: dict[str, float]) -> None:
         if done == ITERATIONS:

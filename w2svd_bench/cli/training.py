@@ -64,7 +64,8 @@ def train(
     split (of a cache: from those of its training clips), and curves.jsonl in the run's folder tells how good that is.
     Training is the same with and without it.
 
-    SIGTERM and SIGUSR1, which schedulers send before they kill, make it save after the iteration under way, and stop.
+    Ctrl-C, and SIGTERM and SIGUSR1, which schedulers send before they kill, make it save after the iteration under way,
+    and stop; a second Ctrl-C ends it at once.
 
     Examples:
       w2svd-bench train --method w2svd

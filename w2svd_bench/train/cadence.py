@@ -11,7 +11,7 @@ from w2svd_bench.errors import BenchError
 from w2svd_bench.world import World
 
 CHECKPOINT_MINUTES = 20.0
-STOPPING = ("SIGTERM", "SIGUSR1")  # what schedulers send before they kill
+STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1")  # a user's Ctrl-C, and what schedulers send before they kill
 
 
 class Cadence:
@@ -43,8 +43,10 @@ class Cadence:
         return due, stopping
 
 
-def stopped(number: int, done: int, total: int, folder: Path) -> BenchError:
+def stopped(number: int, done: int, total: int, folder: Path) -> BaseException:
     """What a run ends with that was asked to stop."""
+    if number == signal.SIGINT:
+        return KeyboardInterrupt()
     return BenchError(
         f"training stopped, as {signal.Signals(number).name} asked",
         f"{done} of {total} iterations are done, and saved in {folder}",

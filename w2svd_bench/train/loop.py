@@ -197,6 +197,7 @@ class Trainer:
 
         Raises:
             BenchError: a process was asked to end (`STOPPING`); what was learned is in the checkpoint.
+            KeyboardInterrupt: likewise, by an interrupt.
         """
         training, world = self.recipe.training, self.world
         self.counters = checkpoint.restore(folder, self.roles, self.optimizers, world)
