@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 import torch
 from safetensors.torch import load_file
 
@@ -102,9 +103,18 @@ def test_a_path_that_can_not_be_used_is_named(refused: Command, tmp_path: Path) 
         assert file.read_text() == "mine"
 
 
-def test_a_full_disk_is_told(refused: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_told(
+    error: Exception, refused: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*given: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise error
 
     monkeypatch.setattr("w2svd_bench.cli.boards.write_board", full)
     outcome = refused("leaderboard", RESULTS, "--filter", "steps=1", "--out", tmp_path)

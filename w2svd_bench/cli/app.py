@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -93,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
         if status == INTERRUPTED:
             errors.print("interrupted; the same command goes on where it stopped", highlight=False)
         return status
-    except (BenchError, OSError) as error:
+    except Exception as error:
         told = error if isinstance(error, BenchError) else _of_the_disk(error)
         if told is None or os.environ.get("W2SVD_BENCH_DEBUG"):
             raise
@@ -103,8 +104,14 @@ def run(arguments: Sequence[str]) -> int:
         return 1
 
 
-def _of_the_disk(error: OSError) -> BenchError | None:
+def _of_the_disk(error: Exception) -> BenchError | None:
     """What a user can mend of the system's errors: a path that can't be used, a disk that is full. None for others."""
+    # What the system says to safetensors arrives as text in an error of its own, which is not imported for this.
+    wrapped = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    if wrapped is not None:
+        error = OSError(int(wrapped[1]), os.strerror(int(wrapped[1])))
+    if not isinstance(error, OSError):
+        return None
     place = None if error.filename is None else str(error.filename)
     if place is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
         return None
