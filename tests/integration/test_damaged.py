@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors import SafetensorError
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from w2svd_bench.train.checkpoint import FOLDER as CHECKPOINT
