@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ def test_checkpoints_by_the_clock_change_no_bit(trainer: Make, saved: list[int],
         assert all(torch.equal(other[name], tensor) for name, tensor in found[0].items())
 
 
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_as_if_it_never_had(
     asked: signal.Signals, trainer: Make, saved: list[int], tmp_path: Path
@@ -103,6 +104,17 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_as_if_it_never_had(
     assert all(torch.equal(then[name], tensor) for name, tensor in weights(whole).items())
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Signals do what they do by themselves: nohup, and a shell that starts something behind it, have them ignored."""
+    ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL}
+    earlier = {number: signal.signal(number, handler) for number, handler in ours.items()}
+    yield
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard")
 def test_an_interrupt_saves_and_a_second_one_does_not_wait(trainer: Make, saved: list[int], tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
 
@@ -123,6 +135,7 @@ def test_an_interrupt_saves_and_a_second_one_does_not_wait(trainer: Make, saved:
     assert saved == [2], "nothing more than was saved before"
 
 
+@pytest.mark.usefixtures("heard")
 def test_a_run_that_is_asked_in_its_last_iteration_is_done(trainer: Make, saved: list[int], tmp_path: Path) -> None:
     def ask(done: int, total: int, entry: dict[str, float]) -> None:
         if done == ITERATIONS:

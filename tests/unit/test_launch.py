@@ -62,7 +62,10 @@ def started(actions: list[object], folder: Path) -> subprocess.Popen[str]:
     package.mkdir()
     (package / "__main__.py").write_text(PROGRAM.format(actions=actions, folder=folder))
     code = (
-        "import subprocess, w2svd_bench.cli.launch as launch\n"
+        "import signal, subprocess, w2svd_bench.cli.launch as launch\n"
+        # nohup, and a shell that starts something behind it, have signals ignored, and children inherit that.
+        "for name in launch.FORWARDED: signal.signal(getattr(signal, name), signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "launch.GRACE_SECONDS = 3.0\n"
         "real = subprocess.Popen\n"
         "def start(command, **named):\n"
