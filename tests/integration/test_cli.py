@@ -160,6 +160,8 @@ def test_a_recipe_file_is_used(cli: Command, refused: Command, tmp_path: Path) -
     assert outcome.status == 0 and "iterations: 3" in outcome.out and "learning_rate: 0.1" in outcome.out
     outcome = refused("train", "--method", "dmd", "--recipe", path, "--dry-run")
     assert "the recipe is for method 'lcm', not 'dmd'" in outcome.text
+    outcome = refused("train", "--method", "lcm", "--recipe", path, "--variant", "544p", "--dry-run")
+    assert "--recipe and --variant exclude each other" in outcome.text
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from w2svd_bench.cli import reproducing
 from w2svd_bench.cli.jobs import Job, run_jobs
 from w2svd_bench.cli.plans import Plan
 from w2svd_bench.errors import BenchError
+from w2svd_bench.train.run import LOCK, Run
 
 Command = Callable[..., Any]
 TINY = ("training.iterations=2", "training.pool_clips=16", "training.batch_size=2", "training.log_every=1")
@@ -38,6 +44,33 @@ def test_a_failure_is_named_and_ends_its_own_job_only(tmp_path: Path) -> None:
         run_jobs([bad, good], 2)
     assert "nonsense" in caught.value.why and "unknown method" in caught.value.why
     assert (tmp_path / "mini" / "euler" / "seed0" / "run.json").is_file()
+
+
+LONG = """
+import sys
+from w2svd_bench.cli.jobs import Job, run_jobs
+
+tiny = ["training.iterations=100000", "training.pool_clips=8", "training.batch_size=2", "training.log_every=1"]
+run_jobs([Job("lcm", [["train", "--method", "lcm", "--set", *tiny, "--out", sys.argv[1], "--device", "cpu"]])], 1)
+"""
+
+
+def test_what_is_trained_is_saved_when_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
+    folder = tmp_path / "mini" / "lcm" / "seed0"
+    parent = subprocess.Popen([sys.executable, "-c", LONG, str(tmp_path)])
+    wait_for(lambda: (folder / "log.jsonl").is_file() and (folder / "log.jsonl").read_text().count("\n") > 1)
+    parent.kill()
+    assert parent.wait() == -signal.SIGKILL
+    with FileLock(folder / LOCK, timeout=120):  # held by who trains
+        pass
+    assert not Run.load(folder).finished and list(folder.rglob("*.safetensors"))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.1)
 
 
 CHATTY = r"""

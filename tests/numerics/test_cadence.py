@@ -76,7 +76,7 @@ def test_checkpoints_by_the_clock_change_no_bit(trainer: Make, saved: list[int],
 
 
 @pytest.mark.usefixtures("heard")
-@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("asked", [signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1])
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_as_if_it_never_had(
     asked: signal.Signals, trainer: Make, saved: list[int], tmp_path: Path
 ) -> None:
@@ -107,7 +107,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_as_if_it_never_had(
 @pytest.fixture
 def heard() -> Iterator[None]:
     """Signals do what they do by themselves: nohup, and a shell that starts something behind it, have them ignored."""
-    ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL}
+    others = (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
+    ours = {signal.SIGINT: signal.default_int_handler} | dict.fromkeys(others, signal.SIG_DFL)
     earlier = {number: signal.signal(number, handler) for number, handler in ours.items()}
     yield
     for number, handler in earlier.items():

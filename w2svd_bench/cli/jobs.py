@@ -27,7 +27,8 @@ class Job:
 def run_jobs(jobs: Sequence[Job], side_by_side: int) -> None:
     """Runs all jobs; when one fails the others still finish what they are at, and then `BenchError` says which and why.
 
-    An interrupt reaches the children too (they share our terminal), and each leaves its last checkpoint.
+    An interrupt reaches the children too (they share our terminal). Where this process ends otherwise, they notice when
+    they next say how far they are. What is being trained is saved in either case.
     """
     lock = threading.Lock()
     failures: list[tuple[str, str]] = []

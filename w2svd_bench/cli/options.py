@@ -88,6 +88,13 @@ def with_variant(recipe: str, variant: str) -> str:
     return f"{recipe}-{variant}" if variant else recipe
 
 
+def recipe_or_variant() -> BenchError:
+    """For whoever names both."""
+    return BenchError(
+        "--recipe and --variant exclude each other", "a variant is one of the recipes that ship", "leave one out"
+    )
+
+
 def load_plugin(path: Path | None) -> list[str]:
     """Registers the methods of ``--plugin``; returns their names."""
     return METHODS.load_file(path) if path is not None else []

@@ -61,9 +61,7 @@ def plan(
             "--recipe and --compare exclude each other", "a recipe is one method's", "change all with --set"
         )
     if variant and recipe is not None:
-        raise BenchError(
-            "--recipe and --variant exclude each other", "a variant is one of the recipes that ship", "leave one out"
-        )
+        raise options.recipe_or_variant()
     from w2svd_bench.backbones.skeleton import Skeleton
     from w2svd_bench.plan.machine import Machine
     from w2svd_bench.plan.table import as_data, comparison, page

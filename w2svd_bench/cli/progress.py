@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import sys
 import time
 from types import TracebackType
@@ -49,9 +51,22 @@ class Reporter:
             self._bars.stop()
 
     def __call__(self, task: str, done: int, total: int, note: str = "") -> None:
-        """Says that ``done`` of ``total`` parts of a task are finished."""
+        """Says that ``done`` of ``total`` parts of a task are finished.
+
+        Where nobody can hear it any more (the reader of a pipe has ended, a terminal was closed) this process is sent
+        SIGTERM: training saves and stops, and anything else ends as a command does whose reader has gone.
+        """
         if self._silent:
             return
+        try:
+            self._say(task, done, total, note)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            self._silent = True
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _say(self, task: str, done: int, total: int, note: str) -> None:
         if self._json:
             print(json.dumps({"task": task, "done": done, "total": total, "note": note}), flush=True)
         elif self._bars:

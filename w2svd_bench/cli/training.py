@@ -64,8 +64,8 @@ def train(
     split (of a cache: from those of its training clips), and curves.jsonl in the run's folder tells how good that is.
     Training is the same with and without it.
 
-    Ctrl-C, and SIGTERM and SIGUSR1, which schedulers send before they kill, make it save after the iteration under way,
-    and stop; a second Ctrl-C ends it at once.
+    Ctrl-C, a terminal that is closed, and SIGTERM and SIGUSR1, which schedulers send before they kill, make it save
+    after the iteration under way, and stop; a second Ctrl-C ends it at once.
 
     Examples:
       w2svd-bench train --method w2svd
@@ -73,12 +73,14 @@ def train(
       w2svd-bench train --method w2svd --backbone hunyuan --data caches/portraits --nproc 8
       w2svd-bench train --method w2svd --backbone hunyuan --variant 544p --data caches/portraits-544p --nproc 8
     """
+    if variant and recipe is not None:
+        raise options.recipe_or_variant()
     options.load_plugin(plugin)
     method_class = METHODS.get(method)
     own = options.with_variant(options.recipe_name(backbone), variant)
     resolved = resolve_recipe(method_class, own, recipe, overrides or [])
     if label is None and (overrides or recipe or variant):
-        label = f"{method}-{variant}" if variant and not (overrides or recipe) else method
+        label = f"{method}-{variant}" if variant and not overrides else method
         if not dry_run and not quiet() and not inside():
             console.print(f"note: this variant will be called {label!r} in tables; --label NAME gives it its own name")
     label = method if label is None else label

@@ -11,7 +11,8 @@ from w2svd_bench.errors import BenchError
 from w2svd_bench.world import World
 
 CHECKPOINT_MINUTES = 20.0
-STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1")  # a user's Ctrl-C, and what schedulers send before they kill
+# A user's Ctrl-C, a terminal that is closed, and what schedulers send before they kill.
+STOPPING = ("SIGINT", "SIGHUP", "SIGTERM", "SIGUSR1")
 
 
 class Cadence:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -24,7 +24,8 @@ def noted(names: Sequence[str]) -> Iterator[list[int]]:
             if number in came:
                 raise KeyboardInterrupt
             # Not print: a handler may run in the middle of another one.
-            os.write(2, b"saving after the iteration under way; interrupt again to end at once\n")
+            with suppress(OSError):  # a terminal that was closed
+                os.write(2, b"saving after the iteration under way; interrupt again to end at once\n")
         came.append(number)
 
     earlier: dict[int, Any] = {}
