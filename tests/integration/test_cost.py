@@ -55,6 +55,25 @@ def test_out_of_memory_is_a_row_and_not_an_error(monkeypatch: pytest.MonkeyPatch
     assert "| out of memory | — |" in (tmp_path / "cost.md").read_text()
 
 
+def test_training_is_measured_on_the_device_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A trainer adds up what its gradients give where its world says: elsewhere than on a GPU's own, that fails.
+    from w2svd_bench.backbones.skeleton import Skeleton
+    from w2svd_bench.cli.training import resolve_recipe
+    from w2svd_bench.registry import METHODS
+    from w2svd_bench.world import ALONE, World
+
+    worlds: list[World] = []
+
+    def look(*given: Any, world: World = ALONE, **_: Any) -> None:
+        worlds.append(world)
+        raise torch.OutOfMemoryError("nothing is to be trained")
+
+    monkeypatch.setattr(measure, "Trainer", look)
+    lcm = METHODS.get("lcm")
+    measure.training(lcm, resolve_recipe(lcm, "mini", None, []), Skeleton.open("mini"), "meta", 1, 1e9)
+    assert [world.device for world in worlds] == ["meta"]
+
+
 def test_a_failure_of_another_kind_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     from w2svd_bench.backbones.skeleton import Skeleton
     from w2svd_bench.cli.training import resolve_recipe

@@ -25,6 +25,7 @@ from w2svd_bench.plan.machine import Machine
 from w2svd_bench.plan.memory import Plan, Setup
 from w2svd_bench.samplers import ode
 from w2svd_bench.train.loop import Trainer
+from w2svd_bench.world import World
 
 PEAK_SIZE = {"cuda": 8192, "cpu": 1024}  # rows of the square matrices whose product is the peak
 
@@ -94,7 +95,8 @@ def training(method_class: Any, recipe: Recipe, skeleton: Skeleton, device: str,
     backbone = Untrained(dict(skeleton.config), skeleton.name, video, device, recipe.engine, skeleton.text_tokens)
     config = validated(method_class.Config, recipe.settings, f"the settings section of {method_class.name}")
     try:
-        trainer = Trainer(method_class(config, backbone.side.shift), backbone, RandomClips(backbone), recipe, seed=0)
+        method, world = method_class(config, backbone.side.shift), World(device=device)
+        trainer = Trainer(method, backbone, RandomClips(backbone), recipe, seed=0, world=world)
         trainer.step(1)  # compiles kernels and makes the optimisers' moments; iteration 0 may hold a warm-up
         _reset_peak(device)
         seconds = [_timed(lambda n=n: trainer.step(n), device) for n in range(2, 2 + runs)]  # type: ignore[misc]
