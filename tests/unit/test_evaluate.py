@@ -17,6 +17,7 @@ from w2svd_bench.data.portraits import clips
 from w2svd_bench.errors import BenchError
 from w2svd_bench.evaluate.cell import evaluate, evaluate_floor, floor_identity, identity
 from w2svd_bench.evaluate.evalset import PortraitSet, shares
+from w2svd_bench.evaluate.grid import Grid
 from w2svd_bench.evaluate.origin import run_key
 from w2svd_bench.evaluate.pictures import contact_sheet, read_picture, write_video
 from w2svd_bench.evaluate.references import Reference, real_reference
@@ -246,6 +247,19 @@ def test_the_reference_is_made_once(subject: Subject, tmp_path: Path, monkeypatc
     assert first.readings is not None and again.readings is not None
     assert np.array_equal(first.readings, again.readings) and first.readings.shape[:2] == (12, 17)
     assert not list(tmp_path.rglob("*.tmp*"))
+
+
+def test_the_teacher_is_not_kept_beside_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clips are read once, before all runs, each of which opens a transformer of its own."""
+    monkeypatch.setenv("W2SVD_BENCH_CACHE", str(tmp_path))
+    backbone = Backbone.load("mini")
+    opened: list[int] = []
+    network = backbone.network
+    monkeypatch.setattr(backbone, "network", lambda: opened.append(1) or network())
+    portraits = PortraitSet(backbone.side, 8, references=8)
+    with Grid("mini", backbone, portraits, tmp_path, lambda task, done, total: None) as grid:
+        grid.floor()
+    assert opened and "transformer" not in vars(backbone)
 
 
 def test_a_contact_sheet_has_a_row_a_clip(tmp_path: Path) -> None:

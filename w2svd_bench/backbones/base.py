@@ -250,6 +250,11 @@ class Backbone:
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
+    def release_transformer(self) -> None:
+        """Lets go of the teacher's transformer, which networks of it may still hold; it is opened again when needed."""
+        for part in ("transformer", "pipeline"):
+            self.__dict__.pop(part, None)
+
     def to_sample(self, latents_BCTHW: Tensor) -> Tensor:
         """Whole latents as methods see them: without a given first frame."""
         return latents_BCTHW[:, :, self.given_frames :]
