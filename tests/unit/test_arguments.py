@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
+from typing import Any
 
-from w2svd_bench.cli.arguments import names, positive_integers, spread
+import pytest
+import typer
+
+from w2svd_bench.cli.app import app
+from w2svd_bench.cli.arguments import MULTIPLE, names, positive_integers, spread
 from w2svd_bench.errors import BenchError
 
 
@@ -42,6 +47,18 @@ def test_spread_keeps_the_order_of_overrides_and_negative_values() -> None:
     assert spread(written) == ["train", "--set", "a.b=1", "--set", "c=-2", "--label", "x", "--set", "d=3"]
     # A negative number is a value that is then refused, not a flag that swallows what follows.
     assert spread(["eval", "--steps", "4", "-1"]) == ["eval", "--steps", "4", "--steps", "-1"]
+
+
+def _options(command: Any) -> Iterator[Any]:
+    for below in getattr(command, "commands", {}).values():
+        yield from _options(below)
+    yield from command.params
+
+
+def test_every_option_that_takes_a_list_takes_it_after_one_flag() -> None:
+    taken = {one.opts[-1] for one in _options(typer.main.get_command(app)) if getattr(one, "multiple", False)}
+    # A prompt or a path may be anything: those are one a flag.
+    assert taken - {"--prompt", "--image"} == set(MULTIPLE)
 
 
 def test_numbers_keep_their_order_and_lose_repeats() -> None:

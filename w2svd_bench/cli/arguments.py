@@ -12,9 +12,9 @@ from w2svd_bench.registry import METRICS
 MULTIPLE = (
     "--steps",
     "--methods",
-    "--seeds",
     "--set",
     "--metrics",
+    "--validate-metrics",
     "--against",
     "--need",
     "--for",
