@@ -67,8 +67,6 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Register:
         monkeypatch.setitem(_AttentionBackendRegistry._constraints, SAGE, [])
         monkeypatch.setitem(_AttentionBackendRegistry._supported_arg_names, SAGE, {"query", "key", "value"})
         monkeypatch.setattr(attention_dispatch, "_check_attention_backend_requirements", lambda backend: None)
-        # diffusers makes the choice of one model that of all that come later.
-        monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", AttentionBackendName.NATIVE)
 
     return register
 
@@ -140,3 +138,26 @@ def test_a_backend_without_gradients_samples(
     with torch.no_grad():
         velocity = backbone.network().velocity(batch.x0_BCTHW, torch.ones(2), batch.cond)
     assert bool(velocity.isfinite().all())
+
+
+def test_the_choice_of_one_network_is_not_that_of_the_next(
+    backend: Register, untrained_backbone: Backbones, random_pool: Pools
+) -> None:
+    """Runs with other backends are evaluated in one process, beside a teacher that has none of its own."""
+    asked: list[int] = []
+
+    def counted(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        asked.append(1)
+        return exact(query, key, value)
+
+    backend(counted)
+    native, chosen, batch = untrained_backbone(), untrained_backbone(), random_pool(2).batch([0, 1])
+    chosen.engine = Engine(attention="sage")
+    networks = [native.network(), chosen.network(), untrained_backbone().network()]
+    counts = []
+    for network in networks:
+        asked.clear()
+        with torch.no_grad():
+            network.velocity(batch.x0_BCTHW, torch.ones(2), batch.cond)
+        counts.append(len(asked))
+    assert counts == [0, len(networks[1].blocks), 0]

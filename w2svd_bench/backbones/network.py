@@ -91,9 +91,13 @@ class Network:
         known = [one.value for one in AttentionBackendName]
         if backend not in known:
             raise unknown_name("attention backend", backend, known)
+        before, _ = _AttentionBackendRegistry.get_active_backend()
         try:
             with only_errors(diffusers_logging):  # it warns that the choice is experimental
                 self.transformer.set_attention_backend(backend)
+            # diffusers makes it the choice of every model that has none of its own, too: of the runs evaluated after
+            # this one, and of the teacher.
+            _AttentionBackendRegistry.set_active_backend(before)
         except (ImportError, RuntimeError, ValueError) as error:
             raise BenchError(
                 f"attention backend {backend!r} can't be used here",
