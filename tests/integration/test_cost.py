@@ -74,6 +74,20 @@ def test_training_is_measured_on_the_device_that_was_asked_for(monkeypatch: pyte
     assert [world.device for world in worlds] == ["meta"]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_sampling_is_measured_compiled_where_runs_are(
+    compiled: bool, cli: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from w2svd_bench.backbones.network import Network
+
+    seen: list[Network] = []
+    monkeypatch.setattr(Network, "compile_blocks", lambda self: seen.append(self))
+    done = cli("cost", "--backbone", "mini", "--steps", 1, "--runs", 1, "--out", tmp_path, "--device", "cpu",
+               "--set", f"engine.compile={str(compiled).lower()}", "--part", "sampling")  # fmt: skip
+    assert done.status == 0, done
+    assert len(seen) == compiled
+
+
 def test_a_failure_of_another_kind_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     from w2svd_bench.backbones.skeleton import Skeleton
     from w2svd_bench.cli.training import resolve_recipe

@@ -132,6 +132,8 @@ def _measure(
     video = resolved.video or skeleton.video
     network_of = Untrained(dict(skeleton.config), skeleton.name, video, device, resolved.engine, skeleton.text_tokens)
     network, clip = network_of.network(), RandomClips(network_of).batch([0])
+    if resolved.engine.compile:  # as a run's network is when it is evaluated
+        network.compile_blocks()
     for number in steps:
         row = measure.sampling(skeleton, resolved, number, device, runs, peak, network, clip)
         costs_table.write(folder, row.as_data(), peak, command, about)
