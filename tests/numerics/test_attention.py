@@ -6,7 +6,9 @@ know nothing of autograd.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ SAGE = AttentionBackendName.SAGE
 Backbones = Callable[..., Backbone]
 Pools = Callable[..., LatentPool]
 Train = Callable[..., Trainer]
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[..., Tensor]
 Register = Callable[[Attend], None]
 
 
@@ -65,7 +67,8 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Register:
     def register(attend: Attend) -> None:
         monkeypatch.setitem(_AttentionBackendRegistry._backends, SAGE, attend)
         monkeypatch.setitem(_AttentionBackendRegistry._constraints, SAGE, [])
-        monkeypatch.setitem(_AttentionBackendRegistry._supported_arg_names, SAGE, {"query", "key", "value"})
+        known = set(inspect.signature(attend).parameters)
+        monkeypatch.setitem(_AttentionBackendRegistry._supported_arg_names, SAGE, known)
         monkeypatch.setattr(attention_dispatch, "_check_attention_backend_requirements", lambda backend: None)
 
     return register
@@ -138,6 +141,39 @@ def test_a_backend_without_gradients_samples(
     with torch.no_grad():
         velocity = backbone.network().velocity(batch.x0_BCTHW, torch.ones(2), batch.cond)
     assert bool(velocity.isfinite().all())
+
+
+def test_texts_of_different_lengths_are_refused_by_a_backend_without_masks(
+    backend: Register, untrained_backbone: Backbones, random_pool: Pools
+) -> None:
+    def of_flash(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        if attn_mask is not None:
+            raise ValueError("`attn_mask` is not yet supported for flash-attn 2.")
+        return exact(query, key, value)
+
+    def masked(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask).transpose(1, 2)
+
+    backbone, batch = untrained_backbone(), random_pool(2).batch([0, 1])
+    native, mask = untrained_backbone().network(), batch.cond.mask_BL.clone()
+    mask[0, -1] = 0
+    padded = replace(batch.cond, mask_BL=mask)
+    backend(of_flash)
+    backbone.engine = Engine(attention="sage")
+    network = backbone.network()
+    with torch.no_grad():
+        network.velocity(batch.x0_BCTHW, torch.ones(2), batch.cond)
+        with pytest.raises(BenchError, match="different lengths") as caught:
+            network.velocity(batch.x0_BCTHW, torch.ones(2), padded)
+        assert "micro_batch of 1" in caught.value.cure and "engine.attention=native" in caught.value.cure
+        backend(masked)
+        network.use_attention("sage")
+        found = network.velocity(batch.x0_BCTHW, torch.ones(2), padded)
+        expected = native.velocity(batch.x0_BCTHW, torch.ones(2), padded)
+        whole = native.velocity(batch.x0_BCTHW, torch.ones(2), batch.cond)
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(whole[0], expected[0], atol=1e-4) and torch.allclose(whole[1], expected[1], atol=1e-5)
 
 
 def test_the_choice_of_one_network_is_not_that_of_the_next(

@@ -6,6 +6,7 @@ Axes: B batch, C channels, T latent frames, H, W latent pixels.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from w2svd_bench.errors import BenchError, unknown_name
 from w2svd_bench.types import Cond
 
 GRAPHS = 64  # compiled versions of one block that are kept
-PROBE_TOKENS = 128  # of the attention that is tried before training: a whole tile of the kernels
+PROBE_TOKENS = 128  # of an attention that is tried: a whole tile of the kernels
 
 
 class Network:
@@ -72,7 +73,14 @@ class Network:
             guidance = torch.full((len(x_BCTHW),), self.guidance, device=x_BCTHW.device, dtype=self.dtype) * 1000.0
         hidden_states = self._fed(x_BCTHW, cond).to(self.dtype)
         # Where no text is padded the mask hides nothing, and without it the fast attention kernels apply.
-        with self._casting(x_BCTHW.device.type), self.adapters.without_mask(bool(cond.mask_BL.bool().all())):
+        unmasked = bool(cond.mask_BL.bool().all())
+        if not unmasked and not self._takes_masks:
+            raise BenchError(
+                f"attention backend {self._attention.value!r} can't take texts of different lengths in one batch",
+                "the shorter ones are padded, and this backend knows no mask that would hide the padding",
+                "use a training.micro_batch of 1, eval --batch 1, or engine.attention=native",
+            )
+        with self._casting(x_BCTHW.device.type), self.adapters.without_mask(unmasked):
             velocity: Tensor = self.transformer(
                 hidden_states=hidden_states,
                 timestep=t_B.float() * 1000.0,
@@ -98,6 +106,7 @@ class Network:
             # diffusers makes it the choice of every model that has none of its own, too: of the runs evaluated after
             # this one, and of the teacher.
             _AttentionBackendRegistry.set_active_backend(before)
+            self.__dict__.pop("_takes_masks", None)
         except (ImportError, RuntimeError, ValueError) as error:
             raise BenchError(
                 f"attention backend {backend!r} can't be used here",
@@ -114,9 +123,7 @@ class Network:
         Raises:
             BenchError: queries, keys or values get no gradient, or one that is 0 or no number.
         """
-        # A model without a choice of its own takes that of DIFFUSERS_ATTN_BACKEND.
-        chosen = self.blocks[0].attn.processor._attention_backend or _AttentionBackendRegistry.get_active_backend()[0]
-        backend = AttentionBackendName(chosen)
+        backend = self._attention
         if backend is AttentionBackendName.NATIVE:
             return
         why = self._untrainable(backend)
@@ -128,10 +135,36 @@ class Network:
                 "this one",
             )
 
+    @property
+    def _attention(self) -> AttentionBackendName:
+        """The backend in use: a model without a choice of its own takes that of DIFFUSERS_ATTN_BACKEND."""
+        chosen = self.blocks[0].attn.processor._attention_backend or _AttentionBackendRegistry.get_active_backend()[0]
+        return AttentionBackendName(chosen)
+
+    @cached_property
+    def _takes_masks(self) -> bool:
+        """Whether the attention in use takes a mask; tried with a few tokens, the first time that one is needed."""
+        if self._attention is AttentionBackendName.NATIVE:
+            return True
+        shape, device = self._probe
+        tokens = torch.zeros(shape, device=device, dtype=self.dtype)
+        mask = torch.ones(1, 1, 1, PROBE_TOKENS, device=device, dtype=torch.bool)  # as the transformer's own
+        try:
+            with torch.no_grad(), only_errors(diffusers_logging):
+                dispatch_attention_fn(tokens, tokens, tokens, attn_mask=mask, backend=self._attention)
+        except (RuntimeError, ValueError, TypeError, AssertionError):
+            return False
+        return True
+
+    @property
+    def _probe(self) -> tuple[tuple[int, int, int, int], torch.device]:
+        """Of what shape (B, tokens, heads, D), and where, an attention is tried."""
+        head = self.transformer.config.attention_head_dim
+        return (1, PROBE_TOKENS, 2, head), next(self.transformer.parameters()).device
+
     def _untrainable(self, backend: AttentionBackendName) -> str:
         """What is wrong with backward through an attention backend; nothing if it is right."""
-        shape = (1, PROBE_TOKENS, 2, self.transformer.config.attention_head_dim)
-        device = next(self.transformer.parameters()).device
+        shape, device = self._probe
         generator = torch.Generator().manual_seed(0)  # its own: nothing else is drawn differently for the probe
         inputs = {
             name: torch.randn(shape, generator=generator).to(device, self.dtype).requires_grad_()

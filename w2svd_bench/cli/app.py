@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
@@ -31,7 +32,7 @@ from w2svd_bench.cli import (
     weights,
 )
 from w2svd_bench.cli.arguments import spread
-from w2svd_bench.cli.launch import command_line
+from w2svd_bench.cli.launch import command_line, inside
 from w2svd_bench.cli.progress import errors
 from w2svd_bench.errors import BenchError
 
@@ -121,5 +122,20 @@ def _of_the_disk(error: Exception) -> BenchError | None:
 
 
 def main() -> None:
-    """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    """The console script.
+
+    One of several processes that has failed leaves at once: the communication with the others would be torn down first
+    otherwise, which may wait for them, and they wait for this one.
+    """
+    try:
+        status = run(sys.argv[1:])
+    except Exception:
+        if not inside():
+            raise
+        traceback.print_exc()
+        status = 1
+    if status and inside():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

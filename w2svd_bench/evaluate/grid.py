@@ -111,7 +111,9 @@ class Grid:
             about = floor_identity(self.backbone, self.eval_set, kind)
             if self._begin(about):
                 self._write(evaluate_floor(self.backbone, self.bench, kind, partial(self.report, about.cell.label)))
-        self.backbone.release_transformer()  # every run brings its own, and two of the 13B model may not fit a device
+        # Every run brings its own, and two of the 13B model may not fit a device.
+        self.backbone.release_encoders()
+        self.backbone.release_transformer()
 
     def run(self, folder: Path, steps: Sequence[int]) -> int:
         """Evaluates one run at each number of steps that has no record of these very clips; how many were new.

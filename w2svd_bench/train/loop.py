@@ -337,7 +337,8 @@ def _enough_memory(advice: Advice | None) -> Iterator[None]:
             "the GPU's memory is not enough for this training",
             said if advice is None else f"{said}\n{advice()}",
             "use engine.gradient_checkpointing=true, a training.micro_batch of 1, engine.sharding=fsdp on more GPUs, a "
-            "LoRA generator, or smaller clips; `w2svd-bench plan` tells beforehand",
+            "LoRA generator, or smaller clips; `w2svd-bench plan` tells beforehand. Where it is short of little, the "
+            "variable PYTORCH_ALLOC_CONF=expandable_segments:True loses less memory between tensors",
         ) from error
 
 
