@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from w2svd_bench.errors import BenchError
 from w2svd_bench.flow import add_noise, velocity_to_data
 from w2svd_bench.types import Cond, Velocity
 
@@ -40,12 +41,30 @@ def sde(velocity: Velocity, cond: Cond, levels: Sequence[float], noise: Noise) -
     return x0
 
 
+_SAMPLERS = {"ode": ode, "sde": sde}
+
+
 @dataclass(frozen=True)
 class Sampler:
-    """A sampler with its levels: what a record calls ``sampler``, ``levels`` and ``nfe``."""
+    """A sampler with its levels: what a record calls ``sampler``, ``levels`` and ``nfe``.
+
+    Raises:
+        BenchError: there is no sampler of this kind, or the levels don't run from 1 (noise) down to 0 (data).
+    """
 
     kind: Literal["ode", "sde"]
     levels: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Anything else would leave noise in the clips, or start from noise of another level, without a word."""
+        levels = self.levels
+        down = all(now >= after for now, after in pairwise(levels))
+        if self.kind not in _SAMPLERS or len(levels) < 2 or levels[0] != 1 or levels[-1] != 0 or not down:
+            raise BenchError(
+                "a method's sampler can't be used",
+                f"it is {self.kind!r} with the levels {', '.join(f'{level:g}' for level in levels) or '(none)'}",
+                "`Method.sampler` gives 'ode' or 'sde', and levels from 1 (noise) down to 0 (data)",
+            )
 
     @property
     def nfe(self) -> int:
@@ -54,4 +73,4 @@ class Sampler:
 
     def __call__(self, velocity: Velocity, cond: Cond, noise: Noise) -> Tensor:
         """Latents (B, C, T, H, W) from the noise of each step."""
-        return {"ode": ode, "sde": sde}[self.kind](velocity, cond, self.levels, noise)
+        return _SAMPLERS[self.kind](velocity, cond, self.levels, noise)

@@ -14,6 +14,7 @@ from w2svd_bench.backbones.network import Network
 from w2svd_bench.baselines.euler.method import Euler
 from w2svd_bench.config import Frozen
 from w2svd_bench.data.portraits import captions
+from w2svd_bench.errors import BenchError
 from w2svd_bench.flow import schedule
 from w2svd_bench.rng import clip_noise
 from w2svd_bench.samplers import Sampler, ode, sde
@@ -132,3 +133,20 @@ def test_a_clip_does_not_depend_on_its_batch(mini: Backbone, kind: Any) -> None:
     assert torch.allclose(together[1:], alone, atol=1e-5)
     other = sampler(velocity, cond.rows(slice(1, 2)), lambda step: clip_noise(shape, 7, [6], step))
     assert (other - alone).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [
+        ("ddim", (1.0, 0.5, 0.0)),
+        ("ode", (0.0, 0.5, 1.0)),
+        ("ode", (1.0, 0.5)),
+        ("sde", (0.9, 0.5, 0.0)),
+        ("sde", (1.0, 0.5, 0.6, 0.0)),
+        ("sde", (1.0, float("nan"), 0.0)),
+        ("ode", ()),
+    ],
+)
+def test_levels_that_do_not_run_from_noise_to_data_are_refused(kind: Any, bad: tuple[float, ...]) -> None:
+    with pytest.raises(BenchError, match="from 1 .noise. down to 0"):
+        Sampler(kind, bad)
