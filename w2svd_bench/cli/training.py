@@ -211,7 +211,7 @@ def _train(job: Job, world: World) -> None:
     if not method.roles():
         console.print(f"{method.name} needs no training; {folder} is ready for `w2svd-bench eval`", highlight=False)
     else:
-        updates = ", ".join(f"{count} updates of {role}" for role, count in finished.updates.items())
+        updates = ", ".join(f"{count} updates of {role}" for role, count in finished.updates.items()) or "no updates"
         held_out = "" if job.data in (None, "portraits") else f" --data {shlex.quote(str(job.data))}"
         console.print(
             f"{folder}: {'finished already, ' if was_finished else ''}{updates}; {finished.seconds:.0f} s; "

@@ -34,6 +34,7 @@ from w2svd_bench.registry import FILE_CODE
 from w2svd_bench.rng import Rng
 from w2svd_bench.train import checkpoint
 from w2svd_bench.train.cadence import CHECKPOINT_MINUTES, STOPPING, Cadence, stopped
+from w2svd_bench.train.contract import check_loss, check_roles, check_update
 from w2svd_bench.train.health import FAKE_LOSS, RAW, STD, TEACHER_CLIPS, WATCHED, Vitals, Watchable, alarm
 from w2svd_bench.train.log import CURVES, Log
 from w2svd_bench.train.memory import forget_peak, peak_memory_bytes
@@ -87,6 +88,7 @@ class Trainer:
         self._advice = advice
         self._part = world.part(recipe.training.batch_size)
         specs = method.roles()
+        check_roles(method, specs)
         with _enough_memory(advice):
             network = backbone.network()
             network.check_trainable()
@@ -118,6 +120,7 @@ class Trainer:
         self.counters.peak_memory_bytes = max(self.counters.peak_memory_bytes, peak_memory_bytes())
 
     def _update(self, update: Update, iteration: int, index: int, log: Log | None) -> None:
+        check_update(self.method, update, self.settings)
         role, settings, optimizer = update.role, self.settings[update.role], self.optimizers[update.role]
         self.roles.learn(role)
         loss, watched = self._accumulate(update, iteration, index, log)
@@ -163,6 +166,7 @@ class Trainer:
             loss = update.loss(
                 self.data.batch([clips[row] for row in rows]), Rng(self.seed, iteration, index, rows=rows)
             )
+            check_loss(self.method, update.role, loss)
             (loss.total * weight).backward()
             total += loss.total.detach().to(total) * weight
             for name in (name for name in names if name in loss.logs):
