@@ -18,7 +18,9 @@ from w2svd_bench.data.latents import LatentPool
 from w2svd_bench.errors import BenchError
 from w2svd_bench.train import checkpoint
 from w2svd_bench.train.cadence import Cadence
-from w2svd_bench.train.loop import Trainer
+from w2svd_bench.train.log import CURVES
+from w2svd_bench.train.loop import Report, Trainer, train
+from w2svd_bench.train.run import Run
 from w2svd_bench.world import ALONE, World
 
 Make = Callable[[], Trainer]
@@ -169,3 +171,29 @@ def test_all_processes_decide_together(others: list[Any], decided: tuple[bool, i
 
     These.others = tuple(others)
     assert Cadence(100, 20.0, [], These()).due(3, 10) == decided
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_gives_way_to_another(
+    untrained_backbone: Callable[..., Backbone], random_pool: Callable[..., LatentPool], tmp_path: Path
+) -> None:
+    """As happens while a method is being written: nothing was learned that another recipe would go on with."""
+
+    def fail(done: int, total: int, entry: dict[str, float]) -> None:
+        raise RuntimeError("a mistake in the method")
+
+    def trained(iterations: int, report: Report) -> Run:
+        settings = {"generator": {"learning_rate": 1e-3}, "rank": 4}
+        training = Training(iterations=iterations, batch_size=1, log_every=1)
+        recipe = Recipe(method="lcm", backbone="mini", training=training, settings=settings)
+        run = Run("lcm", "mini", "lcm", 0, recipe.model_dump(mode="json"), backbone_sha256="", data="random")
+        method = LCM(validated(LCM.Config, settings, "lcm"), 3.0)
+        return train(method, untrained_backbone(), random_pool(2), recipe, run, tmp_path, report)
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        trained(3, fail)
+    (tmp_path / CURVES).write_text('{"iteration": 0}\n')
+    done = trained(1, lambda *_: None)
+    assert done.finished and done.config["training"]["iterations"] == 1
+    assert Run.load(tmp_path) == done and not (tmp_path / CURVES).exists()
+    with pytest.raises(BenchError, match="other settings"):
+        trained(2, lambda *_: None)

@@ -62,6 +62,11 @@ class Counters:
     peak_memory_bytes: int = 0
 
 
+def exists(folder: Path) -> bool:
+    """Whether a run has a checkpoint to go on from."""
+    return (folder / FOLDER / INDEX).is_file()
+
+
 @torch.no_grad()
 def save(
     folder: Path,
@@ -96,10 +101,9 @@ def restore(
     Raises:
         BenchError: in every process, if a piece is missing or damaged in one of them.
     """
-    path = folder / FOLDER / INDEX
-    if not world.agree(path.is_file):
+    if not world.agree(lambda: exists(folder)):
         return Counters()
-    return world.together(lambda: _restore(path, roles, optimizers))
+    return world.together(lambda: _restore(folder / FOLDER / INDEX, roles, optimizers))
 
 
 def _state(roles: Roles, optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:

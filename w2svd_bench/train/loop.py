@@ -400,14 +400,23 @@ def train(
 
 
 def _begin(run: Run, folder: Path, method: Method) -> Run | None:
-    """Starts or goes on with a run folder; the run that is there, if it is finished."""
+    """Starts or goes on with a run folder; the run that is there, if it is finished.
+
+    A run that ended before its first checkpoint left nothing to go on with: it gives way to one with other settings.
+    """
     if (folder / "run.json").is_file():
         earlier = Run.load(folder)
-        _refuse_other(earlier, run, folder, method)
-        run.validation = run.validation or earlier.validation  # what the curves so far were measured with
-        if earlier.finished:
-            return earlier
-        run.code = _with_earlier(run.code, earlier.code)
+        try:
+            _refuse_other(earlier, run, folder, method)
+        except BenchError:
+            if earlier.finished or checkpoint.exists(folder):
+                raise
+            (folder / CURVES).unlink(missing_ok=True)
+        else:
+            run.validation = run.validation or earlier.validation  # what the curves so far were measured with
+            if earlier.finished:
+                return earlier
+            run.code = _with_earlier(run.code, earlier.code)
     run.save(folder)
     return None
 
