@@ -311,7 +311,7 @@ def _without_leave_out(records: list[Record]) -> list[Record]:
 def text_of(records: list[Record], a: str = "a", b: str = "b") -> str:
     console = Console(width=140, file=io.StringIO(), record=True)
     comparison = compare(records, a, b)
-    console.print(comparing.to_rich(comparison))
+    console.print(comparing.to_rich(comparison, 140))
     return "\n".join([console.export_text(), *comparing.remarks(comparison)])
 
 
@@ -334,6 +334,20 @@ def test_the_table_of_several_seeds_flags_and_gaps() -> None:
     assert "RANDOM WEIGHTS, the numbers mean nothing: kid[stand-in]." in text
     assert "no difference in kid[stand-in] at steps 1: a: not measured" in text
     assert text.count("kid[stand-in] ↓") == 1, "markup is shown as it is"
+
+
+@pytest.mark.parametrize("width", [66, 76, 80, 100, 140])
+def test_no_terminal_cuts_a_metric_or_a_verdict(width: int) -> None:
+    """Three seeds of the miniature; from 76 columns on no word is broken."""
+    comparison = compare(read_records(ROOT / "results" / "mini"), "w2svd", "lcm")
+    out = io.StringIO()
+    Console(file=out, width=width).print(comparing.to_rich(comparison, width))
+    lines = out.getvalue().splitlines()
+    assert "…" not in out.getvalue() and all(len(line) <= width for line in lines)
+    words = [word for line in lines for word in line.split()]
+    if width >= 76:
+        assert words.count("undecided") == sum(one.verdict == "undecided" for one in comparison.differences) > 0
+        assert {"fid[mini]", "fvd[mini]", "teacher", "109.29", "-19.85"} <= set(words)
 
 
 def test_a_gap_of_several_metrics_is_told_once() -> None:

@@ -47,25 +47,25 @@ def compare(
         return
     if not console.is_terminal:  # a log has no width to respect
         console.width = 140
-    console.print(to_rich(comparison))
+    console.print(to_rich(comparison, console.width))
     for line in remarks(comparison):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def to_rich(comparison: Comparison) -> rich.table.Table:
-    """The differences as a table for a terminal."""
+def to_rich(comparison: Comparison, width: int) -> rich.table.Table:
+    """The differences as a table for a terminal: nothing is cut, and words are whole where the width allows it."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     found = comparison.differences
     several = any(one.spread.n > 1 for one in found)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("metric")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column("metric", overflow="fold")
     titles = ["steps", comparison.a, comparison.b, "A - B", "95 % over prompts"]
     for title in titles + (["SD over seeds", "95 % over seeds"] if several else []):
-        table.add_column(Text(title), justify="right")
-    table.add_column(Text(f"{comparison.a} is"))
+        table.add_column(Text(title), justify="right", overflow="fold")
+    table.add_column(Text(f"{comparison.a} is"), overflow="fold")
     for one in found:
         same = [other for other in found if other.metric == one.metric]
         digits = decimals([other.estimate.se for other in same], [other.a for other in same])
@@ -81,6 +81,13 @@ def to_rich(comparison: Comparison) -> rich.table.Table:
             texts.append(DASH if seeds is None else f"{shown(seeds[0])} to {shown(seeds[1])}")
         arrow = {"up": " ↑", "down": " ↓"}[one.direction]
         table.add_row(Text(one.metric + arrow), *texts, Text(one.verdict))
+    # rich would cut words where it is narrow, verdicts among them: first room for the words, then for whole cells.
+    cells = [[str(cell) for cell in (column.header, *column.cells)] for column in table.columns]
+    widths = [max(len(word) for cell in column for word in cell.split()) for column in cells]
+    spare = width - sum(widths) - 2 * (len(widths) - 1)
+    for column, least, texts in zip(table.columns, widths, cells, strict=True) if spare >= 0 else ():
+        more = min(spare, max(map(len, texts)) - least)
+        column.width, spare = least + more, spare - more
     return table
 
 
