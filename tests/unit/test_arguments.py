@@ -76,3 +76,14 @@ def test_a_bad_number_is_refused_with_its_text(bad: str) -> None:
 def test_names_are_split_at_commas_and_trimmed() -> None:
     assert names(["lcm", "dmd, w2svd", ","]) == ["lcm", "dmd", "w2svd"]
     assert names([]) == []
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "reproduce", "weights fetch", "data prepare"])
+def test_help_breaks_lines_where_the_terminal_ends_and_nowhere_else(command: str) -> None:
+    """Examples keep their lines."""
+    found: Any = get_command(app)
+    for name in command.split():
+        found = found.commands[name]
+    for paragraph in found.help.split("\n\n"):
+        assert all(line.startswith("  ") for line in paragraph.split("\n")[1:]), paragraph
+    assert f"\n  w2svd-bench {command} " in found.help

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import re
 import sys
@@ -66,6 +67,18 @@ app.command("methods")(plugins.methods)
 app.command("new-method")(plugins.new_method)
 app.command("reproduce")(reproducing.reproduce)
 app.command("build-mini")(building.build_mini)
+
+
+def _unwrap(group: typer.Typer) -> None:
+    """Joins the lines of each docstring's paragraphs: typer keeps line ends, which a terminal then wraps once more."""
+    for command in group.registered_commands:
+        command.help = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.getdoc(command.callback) or "")
+    for each in group.registered_groups:
+        if each.typer_instance is not None:
+            _unwrap(each.typer_instance)
+
+
+_unwrap(app)
 
 
 def _version(asked: bool) -> None:

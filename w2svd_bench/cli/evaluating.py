@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -231,11 +232,13 @@ def _runs(out: Path, backbone: str, labels: list[str]) -> tuple[list[Path], list
     missing = set(labels) - {run.label for run in chosen.values()}
     if missing or not chosen:
         what = f"no run called {', '.join(sorted(missing))}" if missing else "there is nothing to evaluate"
-        have = ", ".join(sorted({run.label for run in found.values()})) or "none"
+        have = sorted({run.label for run in found.values()})
+        wanted = sorted(missing or {"w2svd"})[0]
+        near = difflib.get_close_matches(wanted, have, n=1) if missing else []
         raise BenchError(
             what,
-            f"runs under {out / backbone}: {have}",
-            f"train one: w2svd-bench train --method {sorted(missing or {'w2svd'})[0]}",
+            f"runs under {out / backbone}: {', '.join(have) or 'none'}",
+            (f"did you mean {near[0]!r}? or " if near else "") + f"train one: w2svd-bench train --method {wanted}",
         )
     finished = [folder for folder, run in chosen.items() if run.finished]
     return finished, [folder for folder in chosen if folder not in finished]
