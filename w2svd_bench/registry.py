@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from w2svd_bench.metrics.base import Metric
 
 P = TypeVar("P")
-FILE_CODE = "sha256 "  # how `Registry.code` begins for a file
+OURS = "w2svd-bench"  # the distribution whose commit stands in every record
+DIGEST = "sha256 "  # what a digest of source files begins with in `Registry.code`
 
 
 class Registry(Generic[P]):
@@ -100,11 +101,18 @@ class Registry(Generic[P]):
         return _distribution(entries[name])
 
     def code(self, name: str) -> str:
-        """What the code of a plug-in is known by: a distribution and its version, or the sha256 of its file."""
-        if name not in self._registered:
-            return self.origin(name)
-        file = getattr(sys.modules[self._registered[name][0].__module__], "__file__", None)
-        return FILE_CODE + hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else self.origin(name)
+        """What the code of a plug-in is known by: the sha256 of its file; or a distribution and its version, with, for
+        those of others, the sha256 of its module and of the modules in and below that one's package.
+
+        Imports no plug-in, but the packages that hold it.
+        """
+        if name in self._registered:
+            file = getattr(sys.modules[self._registered[name][0].__module__], "__file__", None)
+            return DIGEST + hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else self.origin(name)
+        origin, entry = self.origin(name), self._entry_points()[name]
+        sources = [] if entry.dist is not None and entry.dist.name == OURS else _sources(entry.module)
+        digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources))
+        return f"{origin}, {DIGEST}{digest.hexdigest()}" if sources else origin
 
     def files_beside(self, file: str, names: Sequence[str] | None = None) -> list[Path]:
         """The files of a name that lie beside the modules of installed plug-ins, sorted. Imports no plug-in.
@@ -209,6 +217,29 @@ def _unfinished(cls: Any) -> str:
 
 def _distribution(entry: metadata.EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+
+
+def _sources(module: str) -> list[Path]:
+    """The Python files of a module: of one in a package all in that package, sorted; none if it has no files."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, AttributeError, ValueError):
+        return []  # whoever imports it tells why
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return []
+    file = Path(spec.origin)
+    in_package = spec.submodule_search_locations is not None or "." in module
+    return sorted(file.parent.rglob("*.py"), key=lambda path: path.as_posix()) if in_package else [file]
+
+
+def changed(then: str, now: str) -> bool:
+    """Whether a plug-in's source is another one than it was, by two values of `Registry.code`.
+
+    A file is known by its content alone. A package may raise its version, by which its author says that it goes on
+    with what older ones left; under one version its content must be the same.
+    """
+    version, _, digest = then.partition(DIGEST)
+    return bool(digest) and then != now and version in ("", now.partition(DIGEST)[0])
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -262,7 +262,7 @@ def test_the_skeleton_of_a_method_trains_as_it_stands(
     assert "it differs in code (sha256" in refused(*again).text
     measure = ("eval", "--steps", "1", "--clips", "8", "--methods", "my_fine_method", "--out", tmp_path / "runs")
     assert "was trained by another" in refused(*measure).text
-    assert not list((tmp_path / "runs").rglob("records/my_fine_method*")), "no record that no table would take"
+    assert not list((tmp_path / "runs").rglob("records/*")), "nothing was measured before that was told"
     path.write_bytes(before)
     assert cli(*again).status == 0
 
@@ -294,7 +294,7 @@ def test_reproduce_shows_its_plan(cli: Command, tmp_path: Path) -> None:
     lines = outcome.out.splitlines()
     assert outcome.status == 0 and list(tmp_path.iterdir()) == []
     trained = [line.split("--method ")[1].split()[0] for line in lines if line.startswith("w2svd-bench train")]
-    assert sorted(trained)[:4] == ["dmd", "euler", "lcm", "w2svd"] and trained[-1] == "euler"  # the dearest first
+    assert {"dmd", "euler", "lcm", "w2svd"} <= {*trained} and trained[-1] == "euler"  # the dearest first
     evaluated = [line for line in lines if line.startswith("w2svd-bench eval")]
     assert len(evaluated) == len(trained) and all("--clips 16 --steps 1 4 --methods " in line for line in evaluated)
     three = cli("reproduce", "--profile", "main", "--dry-run", "--out", tmp_path).out.splitlines()

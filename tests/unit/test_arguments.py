@@ -81,7 +81,7 @@ def test_names_are_split_at_commas_and_trimmed() -> None:
 @pytest.mark.parametrize("command", ["train", "eval", "reproduce", "weights fetch", "data prepare"])
 def test_help_breaks_lines_where_the_terminal_ends_and_nowhere_else(command: str) -> None:
     """Examples keep their lines."""
-    found: Any = get_command(app)
+    found: Any = typer.main.get_command(app)
     for name in command.split():
         found = found.commands[name]
     for paragraph in found.help.split("\n\n"):

@@ -191,6 +191,15 @@ def test_seeds_of_one_side_only_are_left_out_and_named() -> None:
 # --- which records ----------------------------------------------------------------------------------------------------
 
 
+def test_other_numbers_of_evaluations_at_the_same_steps_are_told() -> None:
+    score = {"fid": of_set(10.0)}
+    records = [make("a", score), make("b", score), make("a", score, 1), real()]
+    records.append(make("b", score, 1, sampling={"nfe": 2}))
+    assert compare(records, "a", "b").unequal == ("at steps 1, a takes 1 and b takes 2",)
+    assert "network evaluations a clip differ at steps 1" in "\n".join(comparing.remarks(compare(records, "a", "b")))
+    assert not compare(records, "a", "real (noise floor)").unequal
+
+
 def test_steps_and_metrics_stand_in_order_and_can_be_chosen() -> None:
     records = [
         make(label, {"x": of_clips(0.0), "fid": of_set(value, noise)}, steps=steps)

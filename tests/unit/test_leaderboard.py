@@ -174,6 +174,13 @@ def test_reference_rows_have_no_steps_and_costs() -> None:
     assert column(table, "n")[0].text == "512"
 
 
+def test_a_row_with_other_evaluations_than_steps_is_told() -> None:
+    """Rows are ranked at the same number of steps, whatever a method's sampler makes of it."""
+    assert "Not one network evaluation a step" not in Leaderboard.from_records(grid()).table().caption
+    caption = Leaderboard.from_records([*grid(), make("heun", 4, sampling={"nfe": 8})]).table().caption
+    assert "Not one network evaluation a step: heun (8 at steps 4)." in caption
+
+
 def by(code: str, **training: Any) -> dict[str, Any]:
     """Sections of a record that was trained and sampled by a method of this code."""
     return {"training": {"code": {"method": code}, **training}, "provenance": {"method": code}}

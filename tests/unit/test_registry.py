@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from w2svd_bench.errors import BenchError
-from w2svd_bench.registry import BACKBONES, METHODS, METRICS, Registry
+from w2svd_bench.registry import BACKBONES, METHODS, METRICS, Registry, changed
 
 BASE_MODULE = "_registry_test_base"
 
@@ -186,6 +186,52 @@ def test_load_file(registry: Registry[Base], tmp_path: Path) -> None:
     other: Registry[Base] = Registry("gadget", registry.base, "test.gadgets")
     assert registry.load_file(path) == other.load_file(path) == ["whole"]
     assert other.get("whole") is registry.get("whole"), "a file is run once"
+
+
+def test_a_package_of_others_is_known_by_its_sources(
+    registry: Registry[Base], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that lies in and below the module's package; of a module without one the file alone. Ours has its commit."""
+    package = tmp_path / "lab_of_mine" / "phased"
+    (package / "parts").mkdir(parents=True)
+    sources = [package.parent / "__init__.py", package / "__init__.py", package / "method.py", tmp_path / "alone_.py"]
+    for path in sources:
+        path.write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    announce(
+        monkeypatch,
+        ("phased", "lab_of_mine.phased.method:X", "lab"),
+        ("alone", "alone_:X", "lab"),
+        ("ours", "w2svd_bench.baselines.lcm.method:LCM", "w2svd-bench"),
+        ("gone", "no_such_package:X", "broken"),
+    )
+    assert (registry.code("ours"), registry.code("gone")) == ("w2svd-bench 1.2", "broken 1.2")
+    phased, alone = registry.code("phased"), registry.code("alone")
+    assert phased.startswith("lab 1.2, sha256 ") and alone.startswith("lab 1.2, sha256 ")
+    (package.parent / "other.py").write_text("1")
+    (tmp_path / "another.py").write_text("1")
+    assert (registry.code("phased"), registry.code("alone")) == (phased, alone)
+    (package / "parts" / "new.py").write_text("1")
+    (tmp_path / "alone_.py").write_text("1")
+    assert registry.code("phased") != phased and registry.code("alone") != alone
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "expected"),
+    [
+        ("sha256 00", "sha256 11", True),
+        ("sha256 00", "sha256 00", False),
+        ("sha256 00", "lab 1.2, sha256 00", True),  # a file has become a package
+        ("lab 1.2, sha256 00", "lab 1.2, sha256 11", True),
+        ("lab 1.2, sha256 00", "lab 1.2, sha256 00", False),
+        ("lab 1.2, sha256 00", "lab 1.3, sha256 11", False),  # its author says that it goes on
+        ("lab 1.2", "lab 1.2, sha256 11", False),  # older runs don't tell
+        ("", "sha256 00", False),
+        ("w2svd-bench 0.1.0", "w2svd-bench 0.1.0", False),
+    ],
+)
+def test_a_source_has_changed(then: str, now: str, expected: bool) -> None:
+    assert changed(then, now) is expected
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ def remarks(comparison: Comparison) -> list[str]:
     if len(found) > 1:
         lines.append(f"{len(found)} differences are shown, and of true zeros one in twenty seems decided by chance.")
     lines += [f"left out, since only one side has it: {one}" for one in comparison.left_out]
+    lines += [f"network evaluations a clip differ {one}" for one in comparison.unequal]
     gaps: dict[tuple[str, str], list[str]] = {}
     for gap in comparison.missing:
         where = "" if gap.steps is None else f" at steps {gap.steps}"

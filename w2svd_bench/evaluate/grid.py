@@ -21,7 +21,7 @@ from w2svd_bench.evaluate.cell import Floor, Identity, evaluate, evaluate_floor,
 from w2svd_bench.evaluate.evalset import ClipSet
 from w2svd_bench.evaluate.pictures import contact_sheet
 from w2svd_bench.evaluate.references import real_reference, teacher_reference
-from w2svd_bench.evaluate.sampling import Sampled, Subject, batch_size, recipe_of, sample
+from w2svd_bench.evaluate.sampling import Sampled, Subject, batch_size, check_code, recipe_of, sample
 from w2svd_bench.evaluate.scoring import Bench, ids
 from w2svd_bench.evaluate.store import FeatureStore
 from w2svd_bench.metrics.base import ClipMetric, CorpusMetric, Metric
@@ -91,9 +91,13 @@ class Grid:
         return metrics, reader if readable else None
 
     def check(self, folders: Sequence[Path]) -> None:
-        """Raises `BenchError` if one of the runs makes clips of another size than the eval set's, before any work."""
+        """Raises `BenchError`, before any work, if one of the runs makes clips of another size than the eval set's, or
+        was trained by a plug-in that has changed since.
+        """
         for folder in folders:
-            recipe = recipe_of(Run.load(folder), folder)
+            run = Run.load(folder)
+            check_code(run, folder)
+            recipe = recipe_of(run, folder)
             self._refuse_other_size(folder, Backbone.for_recipe(self.source, self.world.device, recipe))
 
     def __enter__(self) -> Grid:

@@ -21,7 +21,7 @@ from w2svd_bench.config import Recipe, validated
 from w2svd_bench.errors import BenchError
 from w2svd_bench.evaluate.evalset import BATCH
 from w2svd_bench.method import Method
-from w2svd_bench.registry import FILE_CODE, METHODS
+from w2svd_bench.registry import DIGEST, METHODS, changed
 from w2svd_bench.rng import clip_noise
 from w2svd_bench.samplers import Sampler
 from w2svd_bench.train.run import GENERATOR_FOLDER, Run
@@ -48,8 +48,8 @@ class Subject:
         """Opens a run folder on a backbone, at the size and precision of the run's recipe.
 
         Raises:
-            BenchError: the run is unfinished, belongs to another backbone, its plug-in's file has changed, or its
-                weights have.
+            BenchError: the run is unfinished, belongs to another backbone, its plug-in's source has changed, or
+                its weights have.
         """
         run = Run.load(folder)
         if not run.finished:
@@ -59,15 +59,7 @@ class Subject:
                 f"repeat the command that began it, w2svd-bench train --method {run.method} --label {run.label} "
                 f"--seed {run.seed} with its other options: it goes on from its last checkpoint",
             )
-        if run.plugin and run.method not in METHODS.names():
-            METHODS.load_file(Path(run.plugin))
-        trained_by, code = run.code.get("method", ""), METHODS.code(run.method)
-        if trained_by.startswith(FILE_CODE) and trained_by != code:
-            raise BenchError(
-                f"the run {folder} was trained by another {run.plugin or run.method}",
-                f"the file has changed since: {trained_by[:19]}... then, {code[:19]}... now",
-                "give the file back as it was, or train with this one under another --label",
-            )
+        check_code(run, folder)
         recipe = recipe_of(run, folder)
         backbone = Backbone.for_recipe(source, device, recipe)
         method_class = METHODS.get(run.method)
@@ -101,6 +93,21 @@ class Subject:
         run = Run(name, backbone.name, name, 0, recipe, backbone.sha256, finished=True)
         run.weights_sha256 = backbone.teacher_sha256
         return cls(run, method, backbone, backbone.network())
+
+
+def check_code(run: Run, folder: Path) -> None:
+    """Loads the run's plug-in; raises `BenchError` if its source is not what the run was trained by."""
+    if run.plugin and run.method not in METHODS.names():
+        METHODS.load_file(Path(run.plugin))
+    trained_by, code = run.code.get("method", ""), METHODS.code(run.method)
+    if changed(trained_by, code):
+        (version, _, then), (_, _, now) = (one.partition(DIGEST) for one in (trained_by, code))
+        of_package = f"; if it samples as before, raise the version of {version.rstrip(', ')}" if version else ""
+        raise BenchError(
+            f"the run {folder} was trained by another {run.plugin or run.method}",
+            f"its source has changed since: {DIGEST}{then[:12]}... then, {now[:12] or code}... now",
+            f"give it back as it was, or train with this one under another --label{of_package}",
+        )
 
 
 @dataclass

@@ -21,6 +21,7 @@ from w2svd_bench.uncertainty import Estimate, Spread, jackknife_interval, over_s
 
 LEVEL = 0.95
 Verdict = Literal["better", "worse", "undecided"]
+_Pairs = dict[int, tuple[Record, Record]]  # by seed
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class Missing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A against B: differences by metric, then steps; ``left_out`` names the seeds that only one of them has."""
+    """A against B: differences by metric, then steps; ``left_out`` names the seeds that only one of them has, and
+    ``unequal`` the steps at which they take other numbers of network evaluations.
+    """
 
     a: str
     b: str
@@ -90,6 +93,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     missing: tuple[Missing, ...]
     left_out: tuple[str, ...]
+    unequal: tuple[str, ...] = ()
 
     def as_data(self) -> dict[str, Any]:
         return asdict(self) | {"level": LEVEL, "differences": [one.as_data() for one in self.differences]}
@@ -141,14 +145,22 @@ def compare(records: Iterable[Record], a: str, b: str, steps: Sequence[int] | No
             "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items()) or "the records hold no scores",
             anew if files else "compare them at a number of steps at which both have scores (--steps)",
         )
-    return Comparison(a, b, backbones[0], chosen[0].cell.eval_set, differences, missing, left_out)
+    unequal = tuple(f"at steps {number}, {told}" for number, pairs in cells.items() if (told := _unequal(pairs)))
+    return Comparison(a, b, backbones[0], chosen[0].cell.eval_set, differences, missing, left_out, unequal)
+
+
+def _unequal(pairs: _Pairs) -> str:
+    """How many network evaluations each side takes, where both are sampled and they differ; else ""."""
+    one, other = next(iter(pairs.values()))
+    if {one.cell.method, other.cell.method} & set(REFERENCE_METHODS) or one.sampling.nfe == other.sampling.nfe:
+        return ""
+    return " and ".join(f"{side.cell.label} takes {side.sampling.nfe}" for side in (one, other))
 
 
 def _has_scores(record: Record) -> bool:
     return any(isinstance(one, Score) for one in record.metrics.values())
 
 
-_Pairs = dict[int, tuple[Record, Record]]  # by seed
 _Found = tuple[list[float], list[float], Estimate, int]  # of A and of B by seed, their mean difference, clips
 
 

@@ -141,6 +141,7 @@ def build(
     columns += [seeds, Column("n", key="num_clips")]
     num_reference = sum(row.is_reference for row in rows)
     caption = warning(random) + _caption(rows[0].backbone, eval_set) + _told_ties(ties, directions, rows)
+    caption += _told_evaluations(rows)
     caption += (" Reported: what a public source states of its own measurement." if stated else "") + told_flags(shared)
     return Table(rows[0].backbone, caption, tuple(columns), tuple(lines), num_reference, tuple(notes))
 
@@ -273,6 +274,12 @@ def _told_ties(ties: Ties, metrics: Iterable[str], rows: Sequence[Row]) -> str:
     if any(len(row.seeds) == 1 and row.training_iterations and not row.is_reference for row in rows):
         told += " Where a row has one seed, this is said of these runs, not of their methods."
     return told + (f" Not judged in every row, for want of paired values: {', '.join(gaps)}." if gaps else "")
+
+
+def _told_evaluations(rows: Sequence[Row]) -> str:
+    """Which rows take more or fewer network evaluations than steps, though they are ranked by these; "" if none."""
+    others = [f"{r.label} ({r.nfe} at steps {r.steps})" for r in rows if not r.is_reference and r.nfe != r.steps]
+    return f" Not one network evaluation a step: {', '.join(others)}." if others else ""
 
 
 def _unless(is_reference: bool, *texts: str) -> list[Entry]:

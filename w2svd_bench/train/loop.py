@@ -30,7 +30,7 @@ from w2svd_bench.data.order import rows_of
 from w2svd_bench.errors import BenchError, UnsupportedSteps
 from w2svd_bench.matching import FAKE, REAL
 from w2svd_bench.method import GENERATOR, Method, Update
-from w2svd_bench.registry import FILE_CODE
+from w2svd_bench.registry import changed
 from w2svd_bench.rng import Rng
 from w2svd_bench.train import checkpoint
 from w2svd_bench.train.cadence import CHECKPOINT_MINUTES, STOPPING, Cadence, stopped
@@ -464,9 +464,9 @@ def _refuse_other(earlier: Run, run: Run, folder: Path, method: Method) -> None:
     )
     if (folder / CURVES).is_file() and run.validation and earlier.validation:
         old, new = old | _flat({"validation": earlier.validation}), new | _flat({"validation": run.validation})
-    # A method in a file is known by the file's content; of one in a package, a new version may well go on.
-    if all(one.code.get("method", "").startswith(FILE_CODE) for one in (earlier, run)):
-        old, new = old | _flat({"code": earlier.code["method"]}), new | _flat({"code": run.code["method"]})
+    codes = [one.code.get("method", "") for one in (earlier, run)]
+    if changed(*codes):
+        old, new = old | {"code": codes[0]}, new | {"code": codes[1]}
     differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in FREE_TO_CHANGE)
     if differing:
         shown = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in differing[:4])
