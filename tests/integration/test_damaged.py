@@ -83,6 +83,13 @@ def test_a_damaged_run_file_is_refused(refused: Command, damaged: Path, content:
     assert "is not a run" in outcome.text and "lcm" in outcome.text
 
 
+def test_a_run_of_a_newer_version_is_told_as_one(refused: Command, damaged: Path) -> None:
+    state = json.loads((damaged / "run.json").read_text())
+    (damaged / "run.json").write_text(json.dumps(state | {"colour": "blue"}))
+    outcome = refused("eval", "--out", damaged.parents[2], "--device", "cpu")
+    assert "doesn't know: colour" in outcome.text and "is not a run" not in outcome.text
+
+
 def test_an_unfinished_run_is_left_out_with_a_note(cli: Command, refused: Command, damaged: Path) -> None:
     state = json.loads((damaged / "run.json").read_text())
     (damaged / "run.json").write_text(json.dumps(state | {"finished": False}))

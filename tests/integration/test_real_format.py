@@ -103,6 +103,7 @@ def test_a_merged_export_is_the_generator(videos: Path, cli: Callable, tmp_path:
     from diffusers import HunyuanVideoTransformer3DModel
 
     from w2svd_bench.backbones.base import Backbone
+    from w2svd_bench.backbones.card import model_card
     from w2svd_bench.backbones.export import load_generator
     from w2svd_bench.types import Cond
 
@@ -112,6 +113,11 @@ def test_a_merged_export_is_the_generator(videos: Path, cli: Callable, tmp_path:
     done = cli("train", "--method", "w2svd", *common, "--data", "portraits", "--label", "m", "--set", *SMALL, *pool)
     assert done.status == 0, done
     assert cli("export", "--method", "m", *common, "--to", merged, "--merge").status == 0
+    facts = json.loads((merged / "generator.json").read_text())
+    assert (facts["weights"], facts["weights_dtype"]) == ("full", "float32") and "lora" not in facts
+    half = facts | {"dtype": "bfloat16"}  # as of a run in bfloat16
+    assert '/transformer")' in model_card(half)
+    assert '/transformer", dtype=torch.bfloat16)' in model_card(half | {"weights_dtype": "bfloat16"})
     run = runs / t2v_checkpoint.name / "m" / "seed0"
     backbone = Backbone.load(str(t2v_checkpoint))
     generator = torch.Generator().manual_seed(0)

@@ -70,8 +70,11 @@ def _code(facts: Mapping[str, Any]) -> str:
     lines += [f"from diffusers import {pipeline}{', HunyuanVideoTransformer3DModel' if whole else ''}"]
     lines += ["from diffusers.utils import load_image", ""] if i2v else [""]
     if whole:
+        merged = half and facts.get("weights_dtype") == "float32"
+        lines += ["# In float32: bfloat16 would round away much of what the LoRA added."] if merged else []
         lines += [
-            f'transformer = HunyuanVideoTransformer3DModel.from_pretrained("<this folder>/transformer"{typed})',
+            f'transformer = HunyuanVideoTransformer3DModel.from_pretrained("<this folder>/transformer"'
+            f"{'' if merged else typed})",
             f'pipe = {pipeline}.from_pretrained("<{base}>", transformer=transformer{typed})',
         ]
     else:

@@ -175,7 +175,9 @@ def write_merged(network: Network, backbone: Backbone, generator: Path, folder: 
         facts = json.loads((generator / SIDE_FILE).read_text()) | {
             "weights": "full",
             "weights_sha256": digest,
+            "weights_dtype": str(transformer.dtype).removeprefix("torch."),
         }
+        facts.pop("lora", None)
         write_atomically(folder / SIDE_FILE, json.dumps(facts, indent=2) + "\n")
         write_atomically(folder / "README.md", model_card(facts))
     return digest

@@ -228,7 +228,7 @@ def proofs(board: Leaderboard) -> list[Proof]:
 def read_claims(folder: Path) -> Claims | None:
     """``claims.json``; None where there is none. Raises `BenchError` if it is damaged."""
     path = folder / CLAIMS_FILE
-    return _parsed(path, Claims, "w2svd-bench claims FOLDER --json > FOLDER/claims.json") if path.is_file() else None
+    return _parsed(path, Claims, "w2svd-bench claims FOLDER --write") if path.is_file() else None
 
 
 def outdated(claims: Claims, records: Sequence[Record]) -> list[Claim]:

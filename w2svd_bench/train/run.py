@@ -75,9 +75,17 @@ class Run:
 
     @classmethod
     def load(cls, folder: Path) -> Run:
-        """Reads a run folder; raises `BenchError` if it is none."""
+        """Reads a run folder; raises `BenchError` if it is none, or one that a newer version of this package left."""
         try:
-            return cls(**json.loads((folder / FILE).read_text()))
+            data = json.loads((folder / FILE).read_text())
+            newer = sorted(data.keys() - cls.__dataclass_fields__.keys()) if isinstance(data, dict) else []
+            if newer:
+                raise BenchError(
+                    f"{folder} can't be read",
+                    f"its {FILE} holds what this version of w2svd-bench doesn't know: {', '.join(newer)}",
+                    "read it with the version that wrote it, or train it again in another folder (--out DIR)",
+                )
+            return cls(**data)
         except (OSError, ValueError, TypeError) as error:
             raise BenchError(
                 f"{folder} is not a run", f"its {FILE} can't be read: {error}", "train it first: w2svd-bench train"
