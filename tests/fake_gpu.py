@@ -90,7 +90,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, learning: Callable[[], Iterable[nn
 
 
 def _apply(self: nn.Module, move: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """`Module.to` and its like with new parameters: torch would swap the old ones' contents, and fake ones have none."""
+    """`Module.to` and its like with new parameters: torch would swap contents, and fake parameters have none."""
     for child in self.children() if recurse else ():
         _apply(child, move)
     with torch.no_grad():
