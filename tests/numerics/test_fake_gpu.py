@@ -1,6 +1,6 @@
 """Training and sampling on a GPU that isn't there: everything lies on one device, and types go together.
 
-On a CPU a tensor that was left behind there is not missed. See `fake_gpu` for what this can see: all but values,
+On a CPU a tensor that was left behind there is not missed. See `fake_tensors` for what this can see: all but values,
 and the backward pass.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from fake_gpu import DEVICE, Untaught, fake_gpu
+from fake_tensors import DEVICE, Untaught, fake_gpu
 from w2svd_bench.backbones.mini_codec import MiniCodec
 from w2svd_bench.backbones.skeleton import Skeleton
 from w2svd_bench.backbones.untrained import RandomClips

@@ -1,11 +1,10 @@
-"""Planning: bytes by role against figures worked out by hand, passes against the methods' cards, peaks against runs."""
+"""Planning: bytes by role against figures worked out by hand, passes against the methods' cards."""
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,18 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from w2svd_bench.backbones.costs import Meter
-from w2svd_bench.backbones.roles import Roles
+from plan_kit import LARGE, SMALL, shipped
 from w2svd_bench.backbones.skeleton import Skeleton
 from w2svd_bench.cli import planning
 from w2svd_bench.cli.training import resolve_recipe
-from w2svd_bench.config import Engine, Optimizer, Recipe, Training, Video
+from w2svd_bench.config import Engine, Optimizer, Recipe, Training
 from w2svd_bench.errors import BenchError
 from w2svd_bench.method import GENERATOR, TEACHER, Method, RoleSpec, Update
 from w2svd_bench.plan.advice import advise, check_size, gpus_needed
 from w2svd_bench.plan.machine import CONTEXT, GB, Machine
 from w2svd_bench.plan.memory import Plan, RoleBytes, Setup, choose_sharding
 from w2svd_bench.plan.table import as_data, first_iteration, summary
-from w2svd_bench.plan.verify import Peak, reduced, verify, verify_on_gpu
+from w2svd_bench.plan.verify import reduced, verify_on_gpu
 from w2svd_bench.plan.work import Pass, Step, Work, work_of
 from w2svd_bench.registry import METHODS
 from w2svd_bench.rng import Rng
@@ -36,8 +34,6 @@ from w2svd_bench.samplers import Sampler
 from w2svd_bench.types import Batch, Loss
 
 ATTENTION = r".*\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
-SMALL = Video(height=320, width=512, num_frames=61, fps=24)
-LARGE = Video(height=544, width=960, num_frames=129, fps=24)
 ADAM = Optimizer(learning_rate=1e-4)
 FULL, LORA = RoleSpec.full(ADAM), RoleSpec.lora(ADAM, 64)
 
@@ -85,11 +81,6 @@ def plan_of(roles: dict[str, RoleSpec], skeleton: Skeleton, gpus: int = 8, gigab
     work = work_of(method)
     values = {"video": SMALL, "batch_size": 16, "micro_batch": 1, "iterations": 10, **more}
     return Plan(Setup(method, roles, work, skeleton, engine=engine, machine=Machine.of(gpus, gigabytes), **values))
-
-
-def shipped(name: str, skeleton: Skeleton, machine: Machine, video: Video = SMALL, overrides: list[str] = []) -> Plan:  # noqa: B006
-    recipe = resolve_recipe(METHODS.get(name), "hunyuan", None, overrides)
-    return Plan(Setup.of(METHODS.get(name), recipe, skeleton, machine, video))
 
 
 # Weights, gradients and AdamW's moments (and averages) of 12.82e9 parameters, in GB, by hand: 16 bytes a parameter
@@ -333,66 +324,6 @@ def test_recipes_for_the_real_backbone_are_valid(method: str, size: str) -> None
     assert recipe.video == (SMALL if size == "hunyuan" else LARGE)
     assert recipe.engine.gradient_checkpointing and recipe.engine.dtype == "auto"
     assert (recipe.training.batch_size, recipe.training.micro_batch) == (16, 1)
-
-
-# A HunyuanVideo narrow enough for a CPU, with blocks that are made of the same parts.
-NARROW = {
-    "num_attention_heads": 4,
-    "attention_head_dim": 32,
-    "num_layers": 2,
-    "num_single_layers": 4,
-    "num_refiner_layers": 1,
-    "text_embed_dim": 32,
-    "pooled_projection_dim": 32,
-    "rope_axes_dim": [8, 12, 12],
-}
-
-
-@contextmanager
-def alive(roles: Roles, optimizers: dict[str, torch.optim.Optimizer]) -> Iterator[Peak]:
-    """The most bytes of tensors that were alive during a real update."""
-    there = [p for name in roles.trained() for p in roles.parameters(name).values()]
-    there += list(roles.base.transformer.parameters())
-    states = [state for optimizer in optimizers.values() for state in optimizer.state.values()]
-    there += [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
-    before = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in there}
-    peak = Peak()
-    with Meter(there) as meter:
-        yield peak
-    peak.bytes = sum(before.values()) + meter.peak
-
-
-@pytest.mark.parametrize(
-    ("method", "checkpointing"),
-    [
-        ("lcm", True),
-        *(
-            pytest.param(method, checkpointing, marks=pytest.mark.slow)
-            for method, checkpointing in [
-                ("lcm", False),
-                ("dmd", True),
-                ("dmd", False),
-                ("w2svd", True),
-                ("w2svd", False),
-            ]
-        ),
-    ],
-)
-def test_predicted_peaks_are_those_of_real_updates(
-    hunyuan: Skeleton, monkeypatch: pytest.MonkeyPatch, method: str, checkpointing: bool
-) -> None:
-    """Within 10 %, of whole updates: losses, backward through adapters, optimiser step. Measured: -3 to +6 %."""
-    monkeypatch.setattr("w2svd_bench.plan.verify.ROUNDS", 1)
-    skeleton = Skeleton("narrow", {**hunyuan.config, **NARROW}, text_tokens=32)
-    ranks = {"lcm": ["settings.rank=4"], "w2svd": ["settings.generator_rank=8", "settings.fake_rank=4"], "dmd": []}
-    engine = ["engine.dtype=float32", f"engine.gradient_checkpointing={str(checkpointing).lower()}"]
-    video = Video(height=192, width=256, num_frames=17, fps=8)
-    setup = shipped(method, skeleton, Machine.of(1, 80), video, [*ranks[method], *engine]).setup
-    result = verify(reduced(setup, setup.machine), "cpu", alive)
-    assert set(result.measured) == {name for name, spec in setup.specs.items() if spec.optimizer}
-    assert all(abs(error) < 0.1 for error in result.errors().values()), str(result)
-    # The bytes are of activations, not only of weights that anybody could count.
-    assert result.measured[GENERATOR] > 1.2 * Plan(reduced(setup, setup.machine)).chosen.kept
 
 
 def test_without_a_gpu_nothing_is_verified(hunyuan: Skeleton, monkeypatch: pytest.MonkeyPatch) -> None:

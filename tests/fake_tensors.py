@@ -1,8 +1,9 @@
-"""A GPU that isn't there: tensors that say that they lie on ``cuda:0`` and hold nothing.
+"""Models of any size, and a GPU, that aren't there: tensors that say how large they are and where, and hold nothing.
 
 PyTorch's fake tensors know shape, type and device of every result, and an operation on tensors of two devices, or of
 types that don't go together, fails on them as it does on a GPU. What code asks of their values gets a made-up answer:
-every number is 1 and every mask is whole. A backward pass is not run, for it needs a driver: what learns gets zeros.
+every number is 1 and every mask is whole. On the GPU a backward pass is not run, for it needs a driver: what learns
+gets zeros.
 """
 
 from __future__ import annotations
@@ -67,6 +68,14 @@ _SCALARS = {Tensor.__float__: 1.0, Tensor.__bool__: True, Tensor.__int__: 1}
 
 
 @contextmanager
+def fake_tensors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside, every new tensor is a fake one."""
+    monkeypatch.setattr(nn.Module, "_apply", _apply)
+    with FakeTensorMode(), _Answers():
+        yield
+
+
+@contextmanager
 def fake_gpu(monkeypatch: pytest.MonkeyPatch, learning: Callable[[], Iterable[nn.Parameter]]) -> Iterator[None]:
     """Inside, ``cuda:0`` can be computed on; ``learning`` gives the parameters that a backward pass may reach."""
 
@@ -77,7 +86,6 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, learning: Callable[[], Iterable[nn
             parameter.grad = torch.zeros_like(parameter)
 
     monkeypatch.setattr(Tensor, "backward", backward)
-    monkeypatch.setattr(nn.Module, "_apply", _apply)
     monkeypatch.setattr(torch, "Generator", lambda device="cpu": _GENERATOR())
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
@@ -85,7 +93,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, learning: Callable[[], Iterable[nn
     silent: Mapping[str, Any] = {"synchronize": None, "empty_cache": None, "reset_peak_memory_stats": None}
     for name, answer in {**silent, "max_memory_allocated": 0, "get_device_name": "a fake GPU"}.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
-    with FakeTensorMode(), _Answers():
+    with fake_tensors(monkeypatch):
         yield
 
 
