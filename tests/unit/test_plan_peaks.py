@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from fake_tensors import Untaught, fake_tensors
 from plan_kit import LARGE, SMALL, alive, shipped
@@ -15,8 +19,9 @@ from w2svd_bench.backbones.skeleton import Skeleton
 from w2svd_bench.config import Video
 from w2svd_bench.method import GENERATOR
 from w2svd_bench.plan.machine import Machine
-from w2svd_bench.plan.memory import Plan
+from w2svd_bench.plan.memory import Plan, Sharding
 from w2svd_bench.plan.verify import Verified, reduced, verify
+from w2svd_bench.world import ALONE, World
 
 # A HunyuanVideo narrow enough for a CPU, with blocks that are made of the same parts.
 NARROW = {
@@ -62,21 +67,27 @@ def test_predicted_peaks_are_those_of_real_updates(
     engine = ["engine.dtype=float32", f"engine.gradient_checkpointing={str(checkpointing).lower()}"]
     video = Video(height=192, width=256, num_frames=17, fps=8)
     setup = shipped(method, skeleton, Machine.of(1, 80), video, [*ranks[method], *engine]).setup
-    result = verify(reduced(setup, setup.machine), "cpu", alive)
+    result = verify(reduced(setup, setup.machine), ALONE, alive)
     assert set(result.measured) == {name for name, spec in setup.specs.items() if spec.optimizer}
     assert all(abs(error) < 0.1 for error in result.errors().values()), str(result)
     # The bytes are of activations, not only of weights that anybody could count.
     assert result.measured[GENERATOR] > 1.2 * Plan(reduced(setup, setup.machine)).chosen.kept
 
 
-def of_fake_tensors(method: str, skeleton: Skeleton, video: Video, monkeypatch: pytest.MonkeyPatch) -> Verified:
+def of_fake_tensors(
+    method: str, skeleton: Skeleton, video: Video, monkeypatch: pytest.MonkeyPatch, world: World = ALONE
+) -> Verified:
     """Whole updates in bfloat16 on tensors that hold nothing, with the optimiser and the attention of a GPU."""
-    setup = shipped(method, skeleton, Machine.of(1, 1000), video, ["engine.dtype=bfloat16"]).setup
+    sharding: Sharding = "replicate" if world.size == 1 else "fsdp"
+    changes = ["engine.dtype=bfloat16", f"engine.sharding={sharding}"]
+    setup = shipped(method, skeleton, Machine.of(world.size, 1000), video, changes).setup
+    if world.size == 1:
+        setup = replace(setup, batch_size=setup.clips, micro_batch=None)
     monkeypatch.setattr("w2svd_bench.plan.verify.ROUNDS", 1)
     monkeypatch.setattr("w2svd_bench.plan.verify.Untrained", Untaught)
     monkeypatch.setattr(torch.optim, "AdamW", partial(torch.optim.AdamW, foreach=True))  # as torch chooses on a GPU
     with fake_tensors(monkeypatch), flash_attention():
-        return verify(replace(setup, batch_size=setup.clips, micro_batch=None), "cpu", alive)
+        return verify(setup, world, alive, sharding)
 
 
 def test_a_few_blocks_of_real_width(hunyuan: Skeleton, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,3 +107,35 @@ def test_the_whole_13b_model(
         print(f"\n{result}")
     assert "20 double and 40 single blocks" in result.what
     assert all(-0.02 < error < 0.1 for error in result.errors().values()), str(result)
+
+
+@pytest.fixture
+def eight(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """The first of eight processes, whose others are made up: what they send is whatever lay there."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
+    mesh = init_device_mesh("cpu", (8,))  # outside of fake tensors, for it reads its own numbers
+    monkeypatch.setattr(World, "mesh", lambda self: mesh)
+    yield World(0, 8, 0, "cpu")
+    dist.destroy_process_group()
+
+
+def test_an_eighth_of_a_few_blocks(hunyuan: Skeleton, monkeypatch: pytest.MonkeyPatch, eight: World) -> None:
+    result = of_fake_tensors("lcm", hunyuan.with_blocks(1, 2), SMALL, monkeypatch, eight)
+    assert 0 < result.errors()[GENERATOR] < 0.2, str(result)  # of two blocks the gathered ones weigh most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "video"), [("dmd", SMALL), ("dmd", LARGE), ("w2svd", LARGE)])
+def test_an_eighth_of_the_whole_13b_model(
+    method: str,
+    video: Video,
+    hunyuan: Skeleton,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    eight: World,
+) -> None:
+    """FSDP over eight processes: shards, gathered blocks, scattered gradients."""
+    result = of_fake_tensors(method, hunyuan, video, monkeypatch, eight)
+    with capsys.disabled():
+        print(f"\n{result}")
+    assert all(-0.02 < error < 0.15 for error in result.errors().values()), str(result)

@@ -17,7 +17,7 @@ from w2svd_bench.backbones.roles import Roles
 from w2svd_bench.backbones.untrained import RandomClips, Untrained
 from w2svd_bench.errors import BenchError
 from w2svd_bench.plan.machine import GB, Machine
-from w2svd_bench.plan.memory import Plan, Setup
+from w2svd_bench.plan.memory import Plan, Setup, Sharding
 from w2svd_bench.rng import Rng
 from w2svd_bench.world import World
 
@@ -80,7 +80,7 @@ def verify_on_gpu(setup: Setup) -> Verified:
         )
     memory = torch.cuda.get_device_properties(0).total_memory
     try:
-        return verify(reduced(setup, Machine(1, memory)), "cuda", cuda_peak)
+        return verify(reduced(setup, Machine(1, memory)), World(device="cuda"), cuda_peak)
     except torch.cuda.OutOfMemoryError as error:
         raise BenchError(
             f"{sum(BLOCKS)} blocks of {setup.skeleton.name} don't fit on this GPU",
@@ -114,16 +114,16 @@ class _Bench:
     """A setup in memory: roles, optimisers, clips."""
 
     setup: Setup
-    device: str
+    world: World
     roles: Roles = field(init=False)
     optimizers: dict[str, torch.optim.Optimizer] = field(init=False)
 
     def __post_init__(self) -> None:
         setup, skeleton = self.setup, self.setup.skeleton
         backbone = Untrained(
-            dict(skeleton.config), skeleton.name, setup.video, self.device, setup.engine, skeleton.text_tokens
+            dict(skeleton.config), skeleton.name, setup.video, self.world.device, setup.engine, skeleton.text_tokens
         )
-        self.roles = Roles(backbone.network(), setup.specs, 0, setup.engine, World(device=self.device))
+        self.roles = Roles(backbone.network(), setup.specs, 0, setup.engine, self.world)
         self.clips = RandomClips(backbone, setup.clips)
         setup.method.models = self.roles
         self.optimizers = {
@@ -152,16 +152,17 @@ class _Bench:
             yield update.role, run
 
 
-def verify(setup: Setup, device: str, gauge: Gauge) -> Verified:
-    """Runs the updates of a setup on a device and compares peaks.
+def verify(setup: Setup, world: World, gauge: Gauge, sharding: Sharding = "replicate") -> Verified:
+    """Runs the updates of a setup and compares peaks.
 
     Args:
-        setup: for one GPU; use `reduced`.
-        device: where it runs.
+        setup: for one GPU, use `reduced`; or for as many as ``world`` has processes.
+        world: where it runs.
         gauge: a context manager that is given the roles and optimisers, and measures.
+        sharding: how ``setup`` has its networks lie.
     """
     plan = Plan(setup)
-    bench = _Bench(setup, device)
+    bench = _Bench(setup, world)
     for _, run in bench.updates(1):  # afterwards the moments are there
         run()
     measured: dict[str, float] = {}
@@ -171,7 +172,7 @@ def verify(setup: Setup, device: str, gauge: Gauge) -> Verified:
                 run()
             measured[role] = max(measured.get(role, 0.0), peak.bytes)
     predicted = {
-        role: max(plan.at(step, "replicate").allocated for step in setup.work.steps if step.role == role)
+        role: max(plan.at(step, sharding).allocated for step in setup.work.steps if step.role == role)
         for role in measured
     }
     skeleton, tokens = setup.skeleton, sum(setup.skeleton.tokens(setup.video))
