@@ -223,7 +223,7 @@ def _sources(module: str) -> list[Path]:
     """The Python files of a module: of one in a package all in that package, sorted; none if it has no files."""
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, AttributeError, ValueError):
+    except Exception:  # the packages that hold it may do anything
         return []  # whoever imports it tells why
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return []

@@ -77,7 +77,9 @@ def test_predicted_peaks_are_those_of_real_updates(
 def of_fake_tensors(
     method: str, skeleton: Skeleton, video: Video, monkeypatch: pytest.MonkeyPatch, world: World = ALONE
 ) -> Verified:
-    """Whole updates in bfloat16 on tensors that hold nothing, with the optimiser and the attention of a GPU."""
+    """Whole updates in bfloat16 on tensors that hold nothing, with the attention of a GPU and the optimiser that plans
+    count: torch chooses foreach for whole tensors on a GPU, and for sharded ones a loop that needs less memory.
+    """
     sharding: Sharding = "replicate" if world.size == 1 else "fsdp"
     changes = ["engine.dtype=bfloat16", f"engine.sharding={sharding}"]
     setup = shipped(method, skeleton, Machine.of(world.size, 1000), video, changes).setup
@@ -85,7 +87,7 @@ def of_fake_tensors(
         setup = replace(setup, batch_size=setup.clips, micro_batch=None)
     monkeypatch.setattr("w2svd_bench.plan.verify.ROUNDS", 1)
     monkeypatch.setattr("w2svd_bench.plan.verify.Untrained", Untaught)
-    monkeypatch.setattr(torch.optim, "AdamW", partial(torch.optim.AdamW, foreach=True))  # as torch chooses on a GPU
+    monkeypatch.setattr(torch.optim, "AdamW", partial(torch.optim.AdamW, foreach=True))
     with fake_tensors(monkeypatch), flash_attention():
         return verify(setup, world, alive, sharding)
 
